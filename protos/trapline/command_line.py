@@ -1,0 +1,171 @@
+"""How every Trapline program reads its options and ends: flags, environment, YAML, sentences, exit codes.
+
+An option is declared once, as a field of an `Options` model. Its flag is the name in kebab case, its environment
+variable the name in capitals behind the program's prefix, its YAML key the name in either case. A flag wins over the
+environment, that over the file of `--config`, that over the default.
+
+Exit codes: 0 done, 1 the work failed or some items failed, 2 usage, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import yaml
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from trapline.errors import TraplineError, UsageError
+
+
+class Options(BaseSettings):
+    """Base of a verb's options. Subclasses set `env_prefix`; the class's docstring is the verb's help."""
+
+    model_config = SettingsConfigDict(
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the base class's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the base class's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come before these by themselves; then the environment, then the file of `--config`."""
+        return init_settings, env_settings, _ConfigFile(settings_cls)
+
+
+class _ConfigFile(PydanticBaseSettingsSource):
+    """The YAML file that `--config` (or its environment variable) names."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ANN401  # the base class's
+        """Never asked: `__call__` reads the whole file at once."""
+        return None, field_name, field is None
+
+    def __call__(self) -> dict[str, Any]:
+        name = self.current_state.get("config") if "config" in self.settings_cls.model_fields else None
+        if name is None:
+            return {}
+        path = Path(str(name))
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"--config: cannot read {path} ({error.strerror}); name a YAML file of options") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"--config: {path} is not valid YAML ({' '.join(str(error).split())})") from error
+        if content is None:
+            return {}
+        if not isinstance(content, dict):
+            raise UsageError(f"--config: {path} must hold lines of `option: value`")
+        values = {str(key).replace("-", "_"): value for key, value in content.items()}
+        unknown = sorted(set(values) - set(self.settings_cls.model_fields))
+        if unknown:
+            raise UsageError(f"--config: {path} has unknown options: {', '.join(unknown)}")
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb of a program.
+
+    Attributes:
+        name: What is typed after the program's name.
+        options: The model whose fields are its options.
+        run: The work; gives the exit code. Slow imports belong inside it.
+    """
+
+    name: str
+    options: type[Options]
+    run: Callable[[Any], int]
+
+
+def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = None) -> int:
+    """Runs the verb that the command line names.
+
+    Args:
+        program: The console script's name.
+        verbs: What it can do.
+        arguments: The command line behind the program's name; `sys.argv` where absent.
+
+    Returns:
+        The exit code. Usage errors and `--help` end the process by SystemExit, as argparse does.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0].startswith("-") or words[0] not in {verb.name for verb in verbs}:
+        _top_level(program, verbs).parse_args(words)
+        raise AssertionError("argparse ends the process on --help, --version and unknown verbs")
+    verb = next(verb for verb in verbs if verb.name == words[0])
+    try:
+        # A stop asked for by SIGTERM runs the same clean-up as any other end; a server installs its own drain.
+        signal.signal(signal.SIGTERM, _terminated)
+        return verb.run(_parse(program, verb, words[1:]))
+    except TraplineError as error:
+        _say(f"{program} {verb.name}: error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say(f"{program} {verb.name}: interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output left (`| head`): nothing more to say, and Python must not try to at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parse(program: str, verb: Verb, words: Sequence[str]) -> Options:
+    try:
+        return verb.options(_cli_parse_args=list(words), _cli_prog_name=f"{program} {verb.name}")
+    except ValidationError as error:
+        lines = [_sentence(verb.options, dict(problem)) for problem in error.errors(include_url=False)]
+        raise UsageError("; ".join(lines) + f" (see `{program} {verb.name} --help`)") from error
+
+
+def _sentence(options: type[Options], problem: dict[str, Any]) -> str:
+    """One problem as `--flag: what is wrong (got ...)`."""
+    message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0])
+    field = options.model_fields.get(name)
+    positional = field is not None and any("CliPositional" in repr(item) for item in field.metadata)
+    label = name.upper() if positional else "--" + name.replace("_", "-")
+    if problem["type"] == "missing":
+        return f"{label} is required"
+    return f"{label}: {message} (got {problem.get('input')!r})"
+
+
+def _top_level(program: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
+    width = max(len(verb.name) for verb in verbs)
+    lines = [f"  {verb.name:<{width}}  {(verb.options.__doc__ or '').strip().splitlines()[0]}" for verb in verbs]
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} VERB ...",
+        epilog="verbs:\n" + "\n".join(lines) + f"\n\n`{program} VERB --help` tells a verb's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = importlib.metadata.version("trapline")
+    parser.add_argument("--version", action="version", version=f"{program} {version}")
+    parser.add_argument("VERB", choices=[verb.name for verb in verbs], help=argparse.SUPPRESS)
+    return parser
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(143)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Serves the classifiers that `trainer` exports, over gRPC; start at `cli`, or at `app.build` from Python."""
