@@ -1,0 +1,153 @@
+"""Classifies photos from Python with a running Trapline server.
+
+from clients.classifier import Classifier
+
+with Classifier("127.0.0.1:50051", model="fox") as classifier:
+    print(classifier.classify("photo.jpg").predictions[0].label_id)
+    for result in classifier.classify_many(["a.jpg", "b.jpg"]):
+        print(result.source, result.answer or result.refusal)
+"""
+
+import contextlib
+import math
+from collections.abc import Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from trapline.errors import RequestInvalid
+from trapline.v1 import classify_pb2, model_pb2
+
+from .answers import Answer, Result, Source, answer_of
+from .connection import START_SECONDS, Connection
+from .images import read_image
+from .resending import ResendingStream
+
+#: Images under way at a time: enough to fill the batches of a server with some to spare.
+DEFAULT_WINDOW = 64
+#: For one image's answer, in seconds.
+DEFAULT_TIMEOUT_SECONDS = 60.0
+
+
+class Classifier:
+    """One model on one server; a context manager.
+
+    Every call has a deadline. UNAVAILABLE and a full queue are tried again until `timeout_seconds` are over; a server
+    that is not reached at all within 5 s of a first call is given up then.
+
+    Args:
+        address: `host:port`, or a gRPC target such as `dns:///trapline.example:50051`, whose servers take turns.
+        model: The model's id, as `trapline models` lists it.
+        timeout_seconds: Longest wait for one image's answer, in seconds, more than 0.
+
+    Raises:
+        RequestInvalid: `timeout_seconds` is out of range.
+    """
+
+    def __init__(self, address: str, *, model: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        if not 0 < timeout_seconds < math.inf:
+            raise RequestInvalid(f"timeout_seconds must be more than 0 and finite, not {timeout_seconds}")
+        self._connection = Connection(address)
+        self._name = f"models/{model}"
+        self._timeout_seconds = timeout_seconds
+        self._limit_bytes: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every call and the connection."""
+        self._connection.close()
+
+    def model(self) -> model_pb2.Model:
+        """What the server says of the model, once it serves; waits while it is being loaded.
+
+        Raises:
+            Refusal: The server is not reached, or the model is unknown, cannot be served, or is still loading.
+        """
+        model = self._connection.serving_model(
+            self._name, timeout_seconds=self._timeout_seconds, unreachable_seconds=START_SECONDS
+        )
+        self._limit_bytes = model.max_image_bytes
+        return model
+
+    def classify(self, image: Source, *, top_k: int = 5, min_score: float | None = None) -> Answer:
+        """What the model sees in one image.
+
+        Args:
+            image: A path, or an image file's bytes.
+            top_k: How many predictions, best first, at least 1.
+            min_score: Leave out predictions that score below this, in [0, 1].
+
+        Raises:
+            Refusal: The file cannot be read, or the server refuses the image or is not reached; the class tells.
+        """
+        limit_bytes = self.model().max_image_bytes if self._limit_bytes is None else self._limit_bytes
+        request = self._request(read_image(image, limit_bytes), top_k=top_k, min_score=min_score)
+        response = self._connection.persist(
+            lambda seconds_left: self._connection.classify_stub.Classify(request, timeout=seconds_left),
+            timeout_seconds=self._timeout_seconds,
+        )
+        return answer_of(response)
+
+    def classify_many(
+        self,
+        images: Iterable[Source],
+        *,
+        top_k: int = 5,
+        min_score: float | None = None,
+        window: int = DEFAULT_WINDOW,
+    ) -> Iterator[Result]:
+        """One result for each image, in the order of `images`, each as soon as those before it are there.
+
+        One bad image is one result with a refusal, and so is each one left when the server is lost half way: iterating
+        raises nothing. Images are read as they are sent; at most `window` of them, and about 128 MiB, are in memory.
+
+        Args:
+            images: Paths, or image files' bytes; taken one by one, so a generator may go on for ever.
+            top_k: How many predictions for each, best first, at least 1.
+            min_score: Leave out predictions that score below this, in [0, 1].
+            window: Most images under way at a time, at least 1.
+
+        Raises:
+            Refusal: At once, when the server is not reached or does not serve the model.
+        """
+        if window < 1:
+            raise RequestInvalid(f"window must be at least 1, not {window}")
+        _check(top_k, min_score)
+        self.model()
+        stream = ResendingStream(
+            self._connection,
+            model=self._name,
+            request=lambda content: self._request(content, top_k=top_k, min_score=min_score),
+            window=window,
+            timeout_seconds=self._timeout_seconds,
+        )
+        return _in_order(stream.results(images))
+
+    def _request(self, content: bytes, *, top_k: int, min_score: float | None) -> classify_pb2.ClassifyRequest:
+        _check(top_k, min_score)
+        return classify_pb2.ClassifyRequest(model=self._name, image=content, top_k=top_k, min_score=min_score)
+
+
+def _check(top_k: int, min_score: float | None) -> None:
+    if top_k < 1:
+        raise RequestInvalid(f"top_k must be at least 1, not {top_k}")
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise RequestInvalid(f"min_score must be in [0, 1], not {min_score}")
+
+
+def _in_order(results: Generator[Result, None, None]) -> Iterator[Result]:
+    """The same results by index; how many wait for their turn is bounded where they come from."""
+    waiting: dict[int, Result] = {}
+    next_index = 0
+    with contextlib.closing(results):
+        for result in results:
+            waiting[result.index] = result
+            while next_index in waiting:
+                yield waiting.pop(next_index)
+                next_index += 1

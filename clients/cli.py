@@ -1,0 +1,149 @@
+"""`trapline`: photos through a running server, from a shell."""
+
+import contextlib
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from trapline import command_line
+from trapline.command_line import Options, Verb
+from trapline.errors import UsageError
+
+
+def _is_address(text: str) -> str:
+    if not re.fullmatch(r"[^/\s]+:\d{1,5}|(dns|ipv4|ipv6|unix|unix-abstract|xds):\S+", text):
+        raise ValueError("must be HOST:PORT, e.g. 127.0.0.1:50051")
+    return text
+
+
+_Address = Annotated[str, AfterValidator(_is_address)]
+_SERVER = Field(
+    "127.0.0.1:50051", description="the server's address, HOST:PORT or a gRPC target such as dns:///HOST:PORT"
+)
+
+
+class ClassifyOptions(Options):
+    """Classify photos and folders of photos."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAPLINE_")
+
+    paths: CliPositionalArg[list[str]] = Field(
+        min_length=1,
+        description="photos, taken whatever their names, and folders, walked for files with an image's name",
+    )
+    server: _Address = _SERVER
+    model: str = Field(min_length=1, description="id of the model to ask, as `trapline models` lists it")
+    out: Path | None = Field(None, description="file for the rows, .csv or .json; without it they are printed")
+    top_k: int = Field(3, ge=1, le=1000, description="predictions for each image, best first")
+    window: int = Field(64, ge=1, le=4096, description="most images under way at a time (and at most 128 MiB of them)")
+    timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="longest wait for one image's answer, in seconds (tried twice), and for a server lost half way",
+    )
+
+
+class ModelsOptions(Options):
+    """List the models that a server serves."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAPLINE_", env_prefix_target="all")
+
+    server: _Address = _SERVER
+    # The name `json` would hide a method of pydantic's.
+    as_json: bool = Field(False, alias="json", description="print an array of Model in protobuf JSON")
+    timeout_seconds: float = Field(10.0, gt=0, le=86_400, description="longest wait for the server, in seconds")
+
+
+class ReloadOptions(Options):
+    """Let a server pick up a model's new version, or serve an older one again."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAPLINE_")
+
+    model: CliPositionalArg[str] = Field(min_length=1, description="id of the model, as `trapline models` lists it")
+    server: _Address = _SERVER
+    version: str = Field("", description="version to serve and to stay with; the newest without it")
+    timeout_seconds: float = Field(
+        300.0, gt=0, le=86_400, description="longest wait for the model to be read and warmed up, in seconds"
+    )
+
+
+def _classify(options: ClassifyOptions) -> int:
+    from . import progress, results, walk
+    from .classifier import Classifier
+
+    own: list[Path] = []
+    if options.out is not None:
+        results.check_out(options.out)
+        own = [options.out, *itertools.islice(results.partial_paths(options.out), 9)]
+    found = walk.find_images(options.paths, leave_out=own)
+    if not found.paths:
+        raise UsageError(f"no images there ({found.skipped_count:,} other files skipped); name photos or their folders")
+    skipped = f" ({found.skipped_count:,} other files skipped)" if found.skipped_count else ""
+    _say(f"{len(found.paths):,} images{skipped}")
+    # Rows on the terminal show by themselves how far the job is.
+    bar = sys.stderr.isatty() and (options.out is not None or not sys.stdout.isatty())
+    with contextlib.ExitStack() as stack:
+        classifier = stack.enter_context(
+            Classifier(options.server, model=options.model, timeout_seconds=options.timeout_seconds)
+        )
+        outcomes = classifier.classify_many(found.paths, top_k=options.top_k, window=options.window)
+        rows = (
+            results.written_to(options.out, top_k=options.top_k)
+            if options.out
+            else results.printed(top_k=options.top_k)
+        )
+        write = stack.enter_context(rows)
+        tally, show = stack.enter_context(progress.shown(len(found.paths), bar=bar))
+        for result in outcomes:
+            write(result)
+            show(result)
+    _say(tally.sentence() + (f"; rows in {options.out}" if options.out else ""))
+    return 1 if tally.failures else 0
+
+
+def _models(options: ModelsOptions) -> int:
+    from google.protobuf.json_format import MessageToDict
+
+    from .models import list_models, table_of
+
+    models = list_models(options.server, timeout_seconds=options.timeout_seconds)
+    if options.as_json:
+        print(json.dumps([MessageToDict(model) for model in models], indent=2))
+    elif models:
+        print(table_of(models))
+    else:
+        _say(f"the server at {options.server} has no models; put one into its models folder, then `trapline reload ID`")
+    return 0
+
+
+def _reload(options: ReloadOptions) -> int:
+    from .models import reload_model
+
+    model = reload_model(
+        options.server, model=options.model, version=options.version, timeout_seconds=options.timeout_seconds
+    )
+    print(f"{model.name.removeprefix('models/')}: version {model.version} is served")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+VERBS = (
+    Verb(name="classify", options=ClassifyOptions, run=_classify),
+    Verb(name="models", options=ModelsOptions, run=_models),
+    Verb(name="reload", options=ReloadOptions, run=_reload),
+)
+
+
+def main() -> int:
+    """The console script; returns its exit code."""
+    return command_line.main("trapline", VERBS)

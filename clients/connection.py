@@ -1,0 +1,169 @@
+"""One channel to a server: how it connects, how long it keeps trying, and what it says when it gives up.
+
+Every call has a deadline. UNAVAILABLE and a full queue (told by its reason) are tried again with exponential backoff
+and jitter, never sooner than the server's RetryInfo asks; everything else is final.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from trapline.errors import DeadlineExceeded, ModelInvalid, ModelLoading, Refusal, from_rpc_error
+from trapline.v1 import classify_pb2_grpc, model_pb2, model_pb2_grpc
+from trapline.v1.error_reason_pb2 import ErrorReason
+
+#: How long a server that was never reached is tried, in seconds: a typing error should show soon.
+START_SECONDS = 5.0
+#: Longest wait for the answer to one question about a model, in seconds.
+QUESTION_SECONDS = 10.0
+
+_FIRST_BACKOFF_SECONDS = 0.1
+_LONGEST_BACKOFF_SECONDS = 5.0
+
+_CHANNEL_OPTIONS = (
+    # An image may have any size here: what the server takes is asked for, and bigger files are refused unsent.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A connection that died without a word (a laptop's Wi-Fi, a NAT table) is noticed within 40 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Of several servers behind one DNS name, each new call takes the next.
+    ("grpc.lb_policy_name", "round_robin"),
+    # The default waits up to two minutes before it looks for a restarted server again.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A web proxy of the institute's does not carry gRPC without TLS; it would hide even a server on this machine.
+    ("grpc.enable_http_proxy", 0),
+)
+
+Reply = TypeVar("Reply")
+
+
+class ServerUnreachable(Refusal):
+    """No server answers at the address."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class Connection:
+    """A channel to the server at `address`, with its stubs and its patience.
+
+    Args:
+        address: `host:port`, or any target that gRPC knows, e.g. `dns:///trapline.example:50051`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self.classify_stub = classify_pb2_grpc.ClassifyServiceStub(self._channel)
+        self.model_stub = model_pb2_grpc.ModelServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Ends every call and the connection."""
+        self._channel.close()
+
+    def persist(
+        self, attempt: Callable[[float], Reply], *, timeout_seconds: float, unreachable_seconds: float = START_SECONDS
+    ) -> Reply:
+        """What `attempt` returns, tried again while that may help.
+
+        Args:
+            attempt: One call; takes the seconds that are left for it.
+            timeout_seconds: Time for all attempts together.
+            unreachable_seconds: Time for a server that cannot be reached; `timeout_seconds` where that is less.
+
+        Raises:
+            Refusal: The last attempt's, as a sentence.
+        """
+        start = time.monotonic()
+        for attempt_number in itertools.count():
+            try:
+                return attempt(max(start + timeout_seconds - time.monotonic(), 0.001))
+            except grpc.RpcError as error:
+                refusal = from_rpc_error(error)
+            except Refusal as refused:
+                refusal = refused
+            patience_seconds = min(timeout_seconds, unreachable_seconds) if _is_transport(refusal) else timeout_seconds
+            wait_seconds = backoff_seconds(attempt_number, refusal)
+            if not is_worth_retrying(refusal) or time.monotonic() + wait_seconds >= start + patience_seconds:
+                raise self.explained(refusal)
+            time.sleep(wait_seconds)
+        raise AssertionError("the loop above never ends by itself")
+
+    def serving_model(self, name: str, *, timeout_seconds: float, unreachable_seconds: float) -> model_pb2.Model:
+        """The model `name` (`models/{model}`), once it serves.
+
+        Args:
+            name: The resource name.
+            timeout_seconds: How long to wait for a model that is being loaded.
+            unreachable_seconds: How long to wait for a server that cannot be reached.
+
+        Raises:
+            Refusal: The server is not reached, or the model is unknown, broken or still loading.
+        """
+
+        def attempt(seconds_left: float) -> model_pb2.Model:
+            request = model_pb2.GetModelRequest(name=name)
+            try:
+                model: model_pb2.Model = self.model_stub.GetModel(request, timeout=min(seconds_left, QUESTION_SECONDS))
+            except grpc.RpcError as error:
+                if from_rpc_error(error).code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    # Such a small question left open: the network swallows it, or the server hangs.
+                    raise ServerUnreachable(
+                        f"the server at {self.address} does not answer; see that it runs"
+                    ) from error
+                raise
+            if model.state == model_pb2.Model.STATE_LOADING:
+                raise ModelLoading(f"{name} is still being loaded; try again in a while", model=name)
+            if model.state == model_pb2.Model.STATE_FAILED:
+                raise ModelInvalid(f"{name} cannot be served: {model.last_error.message}", model=name)
+            return model
+
+        return self.persist(attempt, timeout_seconds=timeout_seconds, unreachable_seconds=unreachable_seconds)
+
+    def explained(self, refusal: Refusal) -> Refusal:
+        """`refusal` in words for a person, where gRPC itself made it and not a Trapline server."""
+        if refusal.reason != ErrorReason.ERROR_REASON_UNSPECIFIED or isinstance(refusal, ServerUnreachable):
+            return refusal
+        detail = refusal.message.rpartition(": ")[2] or refusal.code.name
+        if refusal.code is grpc.StatusCode.UNAVAILABLE:
+            return ServerUnreachable(
+                f"cannot reach the server at {self.address} ({detail}); start one with `server run`"
+            )
+        if refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(
+                f"the server at {self.address} did not answer in time; see that it is not overloaded"
+            )
+        explained = Refusal(f"the server at {self.address} failed with {refusal.code.name} ({refusal.message})")
+        if refusal.code is grpc.StatusCode.UNIMPLEMENTED:
+            explained = Refusal(f"the server at {self.address} is no Trapline server, or an older one")
+        explained.code = refusal.code
+        return explained
+
+
+def is_worth_retrying(refusal: Refusal) -> bool:
+    """Whether the same request may succeed a little later."""
+    retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return refusal.code in retryable or refusal.reason == ErrorReason.ERROR_REASON_QUEUE_FULL
+
+
+def backoff_seconds(attempt_number: int, refusal: Refusal) -> float:
+    """How long to wait after attempt `attempt_number` (from 0): doubling, jittered, and at least what RetryInfo asks.
+
+    Source: "Exponential Backoff and Jitter", AWS Architecture Blog, 2015 (equal jitter).
+    """
+    longest = min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(attempt_number, 16), _LONGEST_BACKOFF_SECONDS)
+    jittered = longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards no secret
+    asked_for = (refusal.retry_seconds or 0.0) * random.uniform(1.0, 1.25)  # noqa: S311  # the same
+    return max(jittered, asked_for)
+
+
+def _is_transport(refusal: Refusal) -> bool:
+    """Whether gRPC itself says that no server was reached, or not in time."""
+    unreached = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return refusal.code in unreached and refusal.reason == ErrorReason.ERROR_REASON_UNSPECIFIED
