@@ -1,0 +1,260 @@
+"""Builds the server from its config, starts it, drains it, stops it. Nothing is global: tests call the same `build`."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from trapline.errors import TraplineError, UsageError
+from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
+
+from .addresses import cannot_listen, check_free, joined, split
+from .batcher import Batcher
+from .classify_service import ClassifyService
+from .config import MIB, ModelOptions, ServerConfig
+from .device import choose_device
+from .gate import Gate
+from .images import Images
+from .interceptors import CallInterceptor
+from .metrics import Metrics, MetricsPage
+from .model_service import ModelService
+from .models import Models
+from .places import QueueLimits
+from .repository import Repository
+from .session import Runtime, Session, read_file
+from .threads import thread_count
+
+_log = logging.getLogger(__name__)
+
+CLASSIFY_SERVICE = classify_pb2.DESCRIPTOR.services_by_name["ClassifyService"].full_name
+MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+#: Health services that say whether work can be taken, and the one that says whether the process is well.
+READINESS, LIVENESS = ("", CLASSIFY_SERVICE), "liveness"
+#: How often `--watch` looks into the repository.
+WATCH_SECONDS = 2.0
+# How long single calls are still taken after health said NOT_SERVING, so that balancers see it before they are refused.
+_NOTICE_SECONDS = 1.0
+# How long answers that were handed to gRPC get to reach the wire, where only a watcher keeps the server open.
+_FLUSH_SECONDS = 0.25
+
+
+class Server:
+    """A server: `start` binds and answers health, `load` loads the models, `drain` or `stop` ends it.
+
+    Attributes:
+        models: The models served.
+        listen: HOST:PORT that is served on, with the real port; empty before `start`.
+        metrics_listen: HOST:PORT of the metrics page; empty where it is off.
+    """
+
+    def __init__(
+        self, config: ServerConfig, *, models: Models, images: Images, metrics: Metrics, health_changed: asyncio.Event
+    ) -> None:
+        self.config, self.models, self.metrics = config, models, metrics
+        self.listen = self.metrics_listen = ""
+        self._images, self._gate, self._health_changed = images, Gate(), health_changed
+        self._health = health.aio.HealthServicer()
+        self._page: MetricsPage | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._grpc = grpc.aio.server(
+            interceptors=[CallInterceptor(self._gate, metrics)],
+            options=[
+                ("grpc.so_reuseport", 0),  # a port in use is an error, not half of the calls for each program
+                ("grpc.max_receive_message_length", config.max_message_mib * MIB),
+                ("grpc.max_concurrent_streams", 1000),
+                # Finds clients that vanished without a word, and lets clients look after theirs as often.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+
+    async def start(self) -> None:
+        """Binds, and answers health with NOT_SERVING; calls get MODEL_LOADING until `load` is done.
+
+        Raises:
+            UsageError: An address cannot be listened on.
+        """
+        for service in READINESS:
+            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        window = max(32, 4 * self.config.max_batch)
+        classify_pb2_grpc.add_ClassifyServiceServicer_to_server(
+            ClassifyService(self._images, self._gate, stream_window=window), self._grpc
+        )
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.config), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if self.config.reflection:
+            names = (CLASSIFY_SERVICE, MODEL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._grpc)
+        check_free("--listen", self.config.listen)
+        try:
+            port = self._grpc.add_insecure_port(self.config.listen)
+        except RuntimeError as error:
+            raise UsageError(cannot_listen("--listen", self.config.listen, OSError(0, "refused"))) from error
+        if self.config.metrics:
+            self._page = MetricsPage(self.config.metrics, self.metrics)
+            self.metrics_listen = self._page.address
+        await self._grpc.start()
+        self.listen = joined(split(self.config.listen)[0], port)
+        self._tasks.append(asyncio.create_task(self._tell_health()))
+
+    async def load(self) -> None:
+        """Loads the models, then lets health say SERVING.
+
+        Raises:
+            TraplineError: No model can be served, and the config does not allow that.
+        """
+        await self.models.load_all()
+        if not self.models.ready and not self.config.allow_empty:
+            raise TraplineError(_none_served(self.config, self.models))
+        await self._set_health()
+        if self.config.watch:
+            self._tasks.append(asyncio.create_task(self._watch()))
+
+    async def drain(self) -> int:
+        """Ends in order, within `drain_seconds`; gives the number of calls that it had to cut off.
+
+        Health says NOT_SERVING at once and streams wind down. Single calls are still taken for a moment, so that
+        balancers notice before anyone is refused. Then nothing new is taken, and what is under way is answered.
+        """
+        _log.info("event=drain_began calls=%d", self._gate.call_count)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.config.drain_seconds
+        self._gate.winding_down.set()
+        await self._set_health()
+        await asyncio.sleep(min(_NOTICE_SECONDS, self.config.drain_seconds / 4))
+        self._gate.close()
+        # gRPC turns new calls away and tells clients to leave, while what is under way goes on.
+        left = max(0.0, end - loop.time())
+        closing = asyncio.create_task(self._grpc.stop(left + 1))
+        with contextlib.suppress(TimeoutError):  # what is then still under way is cut off, and counted
+            await asyncio.wait_for(self._gate.empty(), left)
+        cut_off = self._gate.call_count
+        # Health watches never end by themselves: answers handed to gRPC get a moment to leave, then it closes.
+        await self._grpc.stop(None if cut_off else _FLUSH_SECONDS)
+        await closing
+        await self.stop()
+        _log.info("event=drain_ended calls_cut_off=%d", cut_off)
+        return cut_off
+
+    async def stop(self) -> None:
+        """Ends at once: calls under way are cancelled. A second time does nothing."""
+        self._gate.close()
+        await self._grpc.stop(None)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.models.close()
+        self._images.close()
+        page, self._page = self._page, None
+        if page is not None:
+            await asyncio.to_thread(page.close)
+
+    async def _tell_health(self) -> None:
+        while True:
+            await self._health_changed.wait()
+            self._health_changed.clear()
+            await self._set_health()
+
+    async def _set_health(self) -> None:
+        ready = self.models.ready and not self._gate.winding_down.is_set()
+        for service in READINESS:
+            await self._health.set(service, _status(serving=ready))
+        # A device that fails every batch seldom recovers: only a restart helps, and that is what liveness is for.
+        await self._health.set(LIVENESS, _status(serving=not self.models.broken))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await self.models.refresh()
+            except Exception:  # noqa: BLE001  # a folder that is away for a moment must not end the watch
+                _log.exception("event=watch_failed")
+
+
+def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = None) -> Server:
+    """The server that `config` describes; call it inside a running event loop.
+
+    Args:
+        config: What to serve, and how.
+        load: Reads and warms up a version (id, version); `loader`'s where absent.
+
+    Raises:
+        UsageError: The models' folder is missing.
+        TraplineError: The folder is empty and that is not allowed, or CUDA is wanted and does not work.
+    """
+    repository = Repository(config.models)
+    if not repository.model_ids() and not config.allow_empty:
+        raise TraplineError(
+            f"--models: {config.models} has no models; publish one with `trainer publish`, or start with --allow-empty"
+        )
+    load = load or loader(config, repository)
+    metrics, health_changed = Metrics(), asyncio.Event()
+    limits = _limits(config)
+
+    def serve(model_id: str, session: Session) -> Batcher:
+        return Batcher(
+            session.run,
+            label_count=session.label_count,
+            limits=limits,
+            pace=session.pace,
+            model_id=model_id,
+            metrics=metrics,
+            on_broken=health_changed.set,
+        )
+
+    models = Models(repository, load=load, serve=serve, metrics=metrics, on_change=health_changed.set)
+    images = Images(
+        models,
+        decode_threads=thread_count(config.threads),
+        max_image_bytes=config.max_image_bytes,
+        max_image_pixels=config.max_image_pixels,
+        metrics=metrics,
+    )
+    return Server(config, models=models, images=images, metrics=metrics, health_changed=health_changed)
+
+
+def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int], Session]:
+    """What reads and warms up one version (id, version).
+
+    Raises:
+        TraplineError: CUDA is wanted and does not work.
+    """
+    threads = thread_count(config.threads)
+    runtime = Runtime(
+        device=choose_device(config.device),
+        threads=threads,
+        max_batch=config.max_batch,
+        tf32=config.tf32,
+        gpu_memory_bytes=config.gpu_memory_mib * MIB,
+    )
+
+    def load(model_id: str, version: int) -> Session:
+        return Session(read_file(repository.file(model_id, version)), runtime, decode_threads=threads)
+
+    return load
+
+
+def _limits(config: ServerConfig) -> QueueLimits:
+    return QueueLimits(
+        max_batch=config.max_batch,
+        max_delay_seconds=config.max_delay_ms / 1000,
+        max_wait_seconds=config.max_queue_ms / 1000,
+        max_images=config.max_queue_images,
+        max_bytes=config.max_queue_mib * MIB,
+    )
+
+
+def _none_served(config: ServerConfig, models: Models) -> str:
+    lines = [str(slot.error[1]) for slot in models.slots() if slot.error is not None]
+    return f"none of the models in {config.models} can be served: " + "; ".join(lines)
+
+
+def _status(*, serving: bool) -> Any:  # noqa: ANN401  # the stubs name no type for an enum's value
+    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

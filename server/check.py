@@ -1,0 +1,52 @@
+"""`server check`: loads each model as `run` would, and says of each version what it is or what is wrong with it."""
+
+from trapline.errors import ModelInvalid, TraplineError
+from trapline.v1.metadata_pb2 import Preprocessing
+
+from .app import loader
+from .config import CheckConfig
+from .repository import Repository
+from .session import Session
+
+
+def check_models(config: CheckConfig) -> int:
+    """Prints one line a model, the newest version that can be served; 0 where every newest version can be, else 1.
+
+    Raises:
+        UsageError: The folder is missing.
+        TraplineError: It has no models, or CUDA is wanted and does not work.
+    """
+    repository = Repository(config.models)
+    load = loader(config, repository)
+    model_ids = repository.model_ids()
+    if not model_ids:
+        raise TraplineError(f"--models: {config.models} has no models; publish one with `trainer publish`")
+    good = True
+    for model_id in model_ids:
+        versions = repository.versions(model_id)
+        if not versions:
+            print(f"{model_id}: broken: the folder has no version folder (1, 2, 3 ...)", flush=True)
+        problems = []
+        for version in versions:
+            try:
+                text = f"{model_id} version {version}: ok {_described(load(model_id, version))}"
+            except ModelInvalid as error:
+                problems.append(f"version {version} cannot be served: {error}")
+                continue
+            print("; but ".join([text, *problems]), flush=True)
+            break
+        else:
+            if versions:
+                print(f"{model_id}: broken: " + "; ".join(problems), flush=True)
+            good = False
+        good = good and not problems
+    return 0 if good else 1
+
+
+def _described(session: Session) -> str:
+    rules = session.metadata.preprocessing
+    fit = Preprocessing.Fit.Name(rules.fit).removeprefix("FIT_").lower()
+    return (
+        f"labels={session.label_count} input={rules.width_px}x{rules.height_px} fit={fit} "
+        f"providers={','.join(session.providers)} digest={session.digest[:12]}"
+    )

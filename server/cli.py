@@ -1,0 +1,97 @@
+"""`server`: the command line. Slow imports (gRPC's server, NumPy, ONNX Runtime) happen inside the verbs' work."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from trapline.command_line import Verb
+from trapline.command_line import main as run_program
+
+from .config import CheckConfig, ServerConfig
+
+if TYPE_CHECKING:
+    from .app import Server
+
+_SIGNAL_EXIT = 128
+
+
+def main() -> int:
+    """The console script `server`."""
+    return run_program(
+        "server",
+        [
+            Verb(name="run", options=ServerConfig, run=_run),
+            Verb(name="check", options=CheckConfig, run=_check),
+        ],
+    )
+
+
+def _run(config: ServerConfig) -> int:
+    _log_to_stderr(logging.INFO)
+    return asyncio.run(_serve(config))
+
+
+async def _serve(config: ServerConfig) -> int:
+    """Serves until a signal; the exit code: 0 all answered, 1 some calls cut off, 130 Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[int] = loop.create_future()
+    # Before the models load: a pod that is stopped while it starts must end, too.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, _on_signal, asked, int(each))
+    from .app import build
+
+    logging.getLogger(__name__).info("event=settings %s", config.settings_line())
+    server = build(config)
+    starting = asyncio.create_task(_start(server))
+    try:
+        first: set[asyncio.Future[Any]] = {starting, asked}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        number = await asked
+        starting.cancel()
+        cut_off = await server.drain() if server.listen else 0
+    finally:
+        await server.stop()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    return 1 if cut_off else 0
+
+
+async def _start(server: "Server") -> None:
+    await server.start()
+    print(f"server listening listen={server.listen}", flush=True)
+    await server.load()
+    served = [slot.serving for slot in server.models.slots() if slot.serving is not None]
+    models = ",".join(f"{serving.model_id}:{serving.version}" for serving in served) or "none"
+    # Only --allow-empty comes here without a model that serves; health then says NOT_SERVING.
+    state = "ready" if server.models.ready else "waiting"
+    print(f"server {state} listen={server.listen} metrics={server.metrics_listen or 'off'} models={models}", flush=True)
+
+
+def _on_signal(asked: "asyncio.Future[int]", number: int) -> None:
+    if asked.done():
+        # The second time is meant: no drain, and no waiting for a model that a thread is still loading.
+        logging.getLogger(__name__).warning("event=stopped_at_once signal=%d", number)
+        logging.shutdown()
+        os._exit(_SIGNAL_EXIT + number)
+    asked.set_result(number)
+
+
+def _check(config: CheckConfig) -> int:
+    _log_to_stderr(logging.CRITICAL)
+    from .check import check_models
+
+    return check_models(config)
+
+
+def _log_to_stderr(level: int) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level,
+        format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )

@@ -1,0 +1,97 @@
+"""Every option of `server`, once: flags, `SERVER_...` variables, YAML keys and help come from these fields."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from trapline.command_line import Options
+
+MIB = 1024 * 1024
+#: Above this Pillow refuses an image by itself, whatever the server allows, in megapixels.
+LARGEST_MEGAPIXELS = 178
+
+
+class ModelOptions(Options):
+    """What both verbs need to load models as `run` would."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVER_")
+
+    config: Path | None = Field(default=None, description="YAML file of options; flags and environment win over it")
+    models: Path = Field(description="model repository: MODELS/ID/VERSION/model.onnx")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where models run; auto takes CUDA where it works, cuda never falls back"
+    )
+    max_batch: int = Field(default=16, ge=1, le=1024, description="most images in one batch")
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        default="auto", description="threads that run a model and that decode; auto follows CPU quota and affinity"
+    )
+    gpu_memory_mib: int = Field(default=0, ge=0, description="most GPU memory for one model, in MiB; 0 is no limit")
+    tf32: bool = Field(
+        default=True,
+        description="let CUDA round to TF32 in convolutions: faster, scores differ from the CPU's in the third digit",
+    )
+
+
+class CheckConfig(ModelOptions):
+    """Loads every model as `server run` would, and says of each whether it can be served."""
+
+
+class ServerConfig(ModelOptions):
+    """Serves the models of a repository over gRPC."""
+
+    listen: str = Field(default="127.0.0.1:50051", description="HOST:PORT to serve on; port 0 takes a free one")
+    metrics: str = Field(default="127.0.0.1:9100", description="HOST:PORT of Prometheus metrics; empty is off")
+    max_delay_ms: float = Field(
+        default=0, ge=0, le=10_000, description="longest wait for a batch to fill while the device is free, in ms"
+    )
+    max_queue_ms: float = Field(
+        default=500, gt=0, description="refuse calls that would wait longer than this for the device, in ms"
+    )
+    max_queue_images: int = Field(default=256, ge=1, description="most images of one model accepted at a time")
+    max_queue_mib: int = Field(default=256, ge=1, description="most bytes of one model's accepted images, in MiB")
+    max_message_mib: int = Field(default=32, ge=1, le=1024, description="largest request, in MiB")
+    max_megapixels: int = Field(
+        default=64, ge=1, le=LARGEST_MEGAPIXELS, description="largest image that is decoded, in million pixels"
+    )
+    drain_seconds: float = Field(
+        default=10, ge=0, le=3600, description="longest time that SIGTERM leaves to calls under way, in seconds"
+    )
+    reflection: bool = Field(default=True, description="tell grpcurl and the like what services there are")
+    allow_empty: bool = Field(default=False, description="start without a model that can be served")
+    watch: bool = Field(default=False, description="look for new versions and models every few seconds")
+
+    @field_validator("listen", "metrics")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, separator, port = value.rpartition(":")
+        bad = not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65535
+        if bad and value:
+            raise ValueError("must be HOST:PORT with a port of 0 to 65535, e.g. 127.0.0.1:50051")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.listen:
+            raise ValueError("--listen must be HOST:PORT, e.g. 127.0.0.1:50051 (got '')")
+        if self.max_queue_mib < self.max_message_mib:
+            raise ValueError(
+                f"--max-queue-mib {self.max_queue_mib} is less than --max-message-mib {self.max_message_mib}: "
+                "an image of the largest size would never fit; raise the one or lower the other"
+            )
+        return self
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Most bytes of one image: a message of the largest size, less room for the request's other fields."""
+        return self.max_message_mib * MIB - 64 * 1024
+
+    @property
+    def max_image_pixels(self) -> int:
+        """Most pixels, width × height, of an image that is decoded."""
+        return self.max_megapixels * 1_000_000
+
+    def settings_line(self) -> str:
+        """The effective settings as `name=value` on one line, for the log."""
+        return " ".join(f"{name}={value}" for name, value in sorted(self.model_dump(exclude={"config"}).items()))

@@ -1,0 +1,29 @@
+"""What the server makes of an exception that is not one of its own answers."""
+
+import logging
+import secrets
+
+from trapline.errors import InternalError, Refusal
+
+_log = logging.getLogger(__name__)
+_LONGEST_NAME = 80
+
+
+def as_refusal(error: BaseException) -> Refusal:
+    """`error` itself where it is a Refusal; else an InternalError, and the log has the whole of `error`.
+
+    The caller learns an id, which the log line carries too, and nothing of the server's insides.
+    """
+    if isinstance(error, Refusal):
+        return error
+    error_id = secrets.token_hex(8)
+    _log.error("event=internal_error error_id=%s error=%r", error_id, error, exc_info=error)
+    return InternalError(f"internal error; the server's log tells it under the id {error_id}", errorId=error_id)
+
+
+def shown(name: str) -> str:
+    """A name out of a request as a sentence may repeat it: quoted, and cut where it is long.
+
+    An error travels in HTTP/2 headers, which hold a few KiB.
+    """
+    return repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…")

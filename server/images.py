@@ -1,0 +1,241 @@
+"""One image through the server: checked, given a place, decoded, run in a batch, named and cut to the best labels."""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trapline.errors import ImageTooLarge, ImageUnreadable, QueueFull, RequestInvalid, reason_name, to_status
+from trapline.model_file import MODEL_ID_PATTERN
+from trapline.preprocessing import load_image
+from trapline.v1 import classify_pb2
+
+from .batcher import Answer, Batcher
+from .errors import as_refusal, shown
+from .metrics import UNKNOWN_MODEL, Metrics
+from .models import Models, Serving
+from .places import Lane, Ticket
+
+_PREFIX = "models/"
+_DEFAULT_TOP_K = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Admitted:
+    """An image that has a place in the queue of the version that will answer it."""
+
+    request: classify_pb2.ClassifyRequest
+    serving: Serving
+    ticket: Ticket
+
+
+def model_id_of(name: str, field: str = "model") -> str:
+    """The id in `models/{model}`.
+
+    Raises:
+        RequestInvalid: `name`, which the request has in `field`, is not of that form.
+    """
+    model_id = name.removeprefix(_PREFIX)
+    if not name.startswith(_PREFIX) or not MODEL_ID_PATTERN.fullmatch(model_id):
+        description = f"must be models/{{model}}, e.g. models/wildlife, not {shown(name)}"
+        raise RequestInvalid(f"{field} {description}", violations={field: description})
+    return model_id
+
+
+class Images:
+    """Classifies single images for all three methods, and counts how each ended.
+
+    Args:
+        models: Whom to ask.
+        decode_threads: Threads that decode; Pillow lets go of the interpreter lock meanwhile.
+        max_image_bytes: Larger files are refused.
+        max_image_pixels: Images with more are refused before they are decoded.
+        metrics: Where to count.
+    """
+
+    def __init__(
+        self, models: Models, *, decode_threads: int, max_image_bytes: int, max_image_pixels: int, metrics: Metrics
+    ) -> None:
+        self._models, self._metrics = models, metrics
+        self._max_image_bytes, self._max_image_pixels = max_image_bytes, max_image_pixels
+        Image.init()  # its plugins load at the first unknown file otherwise, 0.2 s while a caller waits
+        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        # Streams keep no more in the pool than its threads can hold, so that a call never decodes behind hundreds.
+        self._stream_decodes = asyncio.Semaphore(decode_threads)
+
+    def admit(
+        self,
+        request: classify_pb2.ClassifyRequest,
+        *,
+        deadline: float | None,
+        lane: Lane = Lane.CALL,
+        waits: dict[Batcher, float] | None = None,
+    ) -> Admitted:
+        """A place for the request's image, at once.
+
+        Args:
+            request: The image and its model.
+            deadline: When the caller gives up, in `time.monotonic` seconds.
+            lane: Who asks.
+            waits: Expected waits by queue, shared by the images of one call: it is not refused for its own length.
+
+        Raises:
+            Refusal: The request is wrong, its model does not serve, or (QueueFull) there is no room.
+        """
+        with self._failures_counted(request.model):
+            return self._admit(request, deadline, lane, waits)
+
+    async def admit_in_turn(self, request: classify_pb2.ClassifyRequest, *, deadline: float | None) -> Admitted:
+        """A place for a stream's image, as soon as there is room.
+
+        Raises:
+            Refusal: The request is wrong or its model does not serve.
+        """
+        with self._failures_counted(request.model):
+            while True:
+                try:
+                    return self._admit(request, deadline, Lane.STREAM, None)
+                except QueueFull:
+                    # The version may be another one after the wait, so the model is asked for again.
+                    await self._models.serving(model_id_of(request.model)).batcher.room()
+
+    async def answer(self, admitted: Admitted) -> classify_pb2.ClassifyResponse:
+        """The answer for an image that was admitted; its place is given back whatever happens.
+
+        Raises:
+            Refusal: There is none, and why.
+        """
+        with admitted.ticket, self._failures_counted(admitted.request.model):
+            pixels, seconds = await self._decoded(admitted)
+            answer = await admitted.serving.batcher.classify(admitted.ticket, pixels, preprocess_seconds=seconds)
+            response = _response(admitted, answer, seconds)
+        self._metrics.images.labels(admitted.serving.model_id, "OK").inc()
+        return response
+
+    def answering(self, admitted: Admitted) -> "asyncio.Task[classify_pb2.ClassifyResult]":
+        """The answer or the error as a task; the place is given back even where it is cancelled before it begins."""
+        task = asyncio.create_task(self._result(admitted))
+        task.add_done_callback(lambda _: admitted.ticket.give_back())
+        return task
+
+    async def _result(self, admitted: Admitted) -> classify_pb2.ClassifyResult:
+        try:
+            return classify_pb2.ClassifyResult(response=await self.answer(admitted))
+        except Exception as error:  # noqa: BLE001  # becomes this image's result
+            return error_result(error)
+
+    def close(self) -> None:
+        """Ends the decoding threads; nothing may be asked any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _admit(
+        self,
+        request: classify_pb2.ClassifyRequest,
+        deadline: float | None,
+        lane: Lane,
+        waits: dict[Batcher, float] | None,
+    ) -> Admitted:
+        serving = self._models.serving(model_id_of(request.model))
+        self._check(request)
+        batcher = serving.batcher
+        wait = None if waits is None else waits.setdefault(batcher, batcher.wait_seconds())
+        ticket = batcher.admit(len(request.image), lane=lane, deadline=deadline, wait_seconds=wait)
+        return Admitted(request=request, serving=serving, ticket=ticket)
+
+    def _check(self, request: classify_pb2.ClassifyRequest) -> None:
+        violations = {}
+        if request.top_k < 0:
+            violations["top_k"] = f"must be 0 (for {_DEFAULT_TOP_K}) or more, not {request.top_k}"
+        score = request.min_score
+        if request.HasField("min_score") and (math.isnan(score) or not 0 <= score <= 1):
+            violations["min_score"] = f"must be in [0, 1], not {score:g}"
+        if violations:
+            sentence = "; ".join(f"{field} {description}" for field, description in violations.items())
+            raise RequestInvalid(sentence, violations=violations)
+        if not request.image:
+            raise ImageUnreadable("the image is empty; send the bytes of an image file")
+        if len(request.image) > self._max_image_bytes:
+            raise ImageTooLarge(
+                f"the file has {len(request.image):,} bytes, the limit {self._max_image_bytes:,}; send a smaller one",
+                limitBytes=self._max_image_bytes,
+            )
+
+    async def _decoded(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
+        loop = asyncio.get_running_loop()
+        try:
+            if admitted.ticket.lane is Lane.STREAM:
+                async with self._stream_decodes:
+                    pixels, seconds = await loop.run_in_executor(self._pool, self._decode, admitted)
+            else:
+                pixels, seconds = await loop.run_in_executor(self._pool, self._decode, admitted)
+        except asyncio.CancelledError:
+            admitted.ticket.count_cancelled()
+            raise
+        admitted.serving.batcher.pace.observe_decode(seconds)
+        self._metrics.preprocess_seconds.labels(admitted.serving.model_id).observe(seconds)
+        return pixels, seconds
+
+    def _decode(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
+        """On a thread of the pool: uint8 [height_px, width_px, 3] and the seconds that it took."""
+        admitted.ticket.check_deadline()
+        began = time.perf_counter()
+        rules = admitted.serving.session.metadata.preprocessing
+        pixels = load_image(admitted.request.image, rules, max_pixels=self._max_image_pixels)
+        return pixels, time.perf_counter() - began
+
+    @contextmanager
+    def _failures_counted(self, name: str) -> Iterator[None]:
+        """Counts an image that gets no answer; what is not a Refusal becomes one."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._count(name, "CANCELLED")
+            raise
+        except Exception as error:
+            refusal = as_refusal(error)
+            self._count(name, reason_name(refusal))
+            if refusal is error:
+                raise
+            raise refusal from error
+
+    def _count(self, name: str, outcome: str) -> None:
+        known = {f"{_PREFIX}{slot.model_id}": slot.model_id for slot in self._models.slots()}
+        self._metrics.images.labels(known.get(name, UNKNOWN_MODEL), outcome).inc()
+
+
+def error_result(error: Exception) -> classify_pb2.ClassifyResult:
+    """Why an image of a batch or a stream has no answer."""
+    return classify_pb2.ClassifyResult(error=to_status(as_refusal(error)))
+
+
+def _response(admitted: Admitted, answer: Answer, preprocess_seconds: float) -> classify_pb2.ClassifyResponse:
+    request, labels = admitted.request, admitted.serving.session.metadata.labels
+    order = np.argsort(-answer.scores, kind="stable")[: request.top_k or _DEFAULT_TOP_K]
+    least = request.min_score if request.HasField("min_score") else 0.0
+    scored = [(int(index), min(1.0, max(0.0, float(answer.scores[index])))) for index in order]
+    return classify_pb2.ClassifyResponse(
+        predictions=[
+            classify_pb2.Prediction(label_id=labels[index].id, score=score, label_index=index)
+            for index, score in scored
+            if score >= least
+        ],
+        model=f"{_PREFIX}{admitted.serving.model_id}",
+        model_version=str(admitted.serving.version),
+        timing=classify_pb2.Timing(
+            preprocess_micros=_micros(preprocess_seconds),
+            queue_micros=_micros(answer.queue_seconds),
+            inference_micros=_micros(answer.inference_seconds),
+            batch_image_count=answer.batch_image_count,
+        ),
+    )
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1e6)

@@ -1,0 +1,291 @@
+"""The models that are served: which version, loading another beside it, swapping one reference while it is in use."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from trapline.errors import ModelInvalid, ModelLoading, ModelNotFound, Refusal
+
+from .batcher import Batcher
+from .errors import shown
+from .metrics import Metrics
+from .repository import Repository, parse_version
+from .session import Session
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Serving:
+    """One version in service. Who holds it may finish on it after another has taken its place."""
+
+    model_id: str
+    version: int
+    session: Session
+    batcher: Batcher
+    load_time: Timestamp
+
+
+@dataclass(kw_only=True, eq=False)
+class ModelSlot:
+    """One model's place: what it serves now, and what went wrong with what it should serve.
+
+    Attributes:
+        model_id: The folder's name.
+        serving: The version in service; None while it is first loaded or where none can be served.
+        tried: Whether loading has been tried to the end.
+        error: The version that could not be served last (0 where there is none at all), and why.
+        pinned: Whether a reload named the version, so that newer ones are let alone.
+        failed: Versions that could not be served, with their file's signature then.
+        lock: Held while a version is loaded: reloads of one model go one after another.
+    """
+
+    model_id: str
+    serving: Serving | None = None
+    tried: bool = False
+    error: tuple[int, Refusal] | None = None
+    pinned: bool = False
+    failed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Models:
+    """The models of one repository.
+
+    Args:
+        repository: Where they lie.
+        load: Reads and warms up a version (id, version); slow, called on a thread; raises ModelInvalid.
+        serve: Makes the queue of a loaded version (id, session).
+        metrics: Where to count.
+        on_change: Called on the event loop after anything that may change `ready`.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        load: Callable[[str, int], Session],
+        serve: Callable[[str, Session], Batcher],
+        metrics: Metrics,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._repository, self._load, self._serve = repository, load, serve
+        self._metrics, self._on_change = metrics, on_change
+        self._slots = {model_id: ModelSlot(model_id=model_id) for model_id in repository.model_ids()}
+        self._settled = False
+        # One load at a time: two at once would need the memory of both, and slow down who is served.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model of the start was tried, and one at least can answer."""
+        return self._settled and any(slot.serving and not slot.serving.batcher.broken for slot in self._slots.values())
+
+    @property
+    def broken(self) -> bool:
+        """Whether a model's device fails every batch: only another process can be expected to repair that."""
+        return any(slot.serving and slot.serving.batcher.broken for slot in self._slots.values())
+
+    def slots(self) -> list[ModelSlot]:
+        """All models, by id."""
+        return [self._slots[model_id] for model_id in sorted(self._slots)]
+
+    def slot(self, model_id: str) -> ModelSlot:
+        """The model of that id.
+
+        Raises:
+            ModelNotFound: There is none.
+        """
+        slot = self._slots.get(model_id)
+        if slot is None:
+            raise ModelNotFound(
+                f"no model {shown(model_id)} is served here; ListModels tells which are",
+                model=f"models/{model_id[:80]}",
+            )
+        return slot
+
+    def serving(self, model_id: str) -> Serving:
+        """The version of a model to ask now.
+
+        Raises:
+            ModelNotFound: No such model.
+            ModelLoading: It is being loaded for the first time.
+            ModelInvalid: None of its versions can be served.
+        """
+        slot = self.slot(model_id)
+        if slot.serving is not None:
+            return slot.serving
+        if not slot.tried:
+            raise ModelLoading(
+                f"models/{model_id} is being loaded; ask again in a moment",
+                retry_seconds=1.0,
+                model=f"models/{model_id}",
+            )
+        assert slot.error is not None, "a model that was tried and does not serve has an error"
+        raise slot.error[1]
+
+    async def load_all(self) -> None:
+        """Loads the newest version of each model that can be served; what cannot is told by its slot."""
+        for slot in self.slots():
+            async with slot.lock:
+                await self._load_newest(slot)
+        self._settled = True
+        self._on_change()
+
+    async def refresh(self) -> None:
+        """Loads what is new in the repository: models, and versions newer than the served ones unless pinned."""
+        for model_id in self._repository.model_ids():
+            slot = self._slots.setdefault(model_id, ModelSlot(model_id=model_id))
+            if not slot.pinned:
+                async with slot.lock:
+                    await self._load_newest(slot)
+
+    async def reload(self, model_id: str, version: str = "") -> ModelSlot:
+        """Loads a version anew and swaps it in; the newest, or `version`, which then stays pinned.
+
+        It goes on where the caller leaves. Calls under way finish on the version that they started with.
+
+        Raises:
+            ModelNotFound: No such model or version.
+            ModelInvalid: It cannot be served; what was served before still is.
+        """
+        versions = self._repository.versions(model_id)
+        if model_id not in self._slots and versions:
+            self._slots[model_id] = ModelSlot(model_id=model_id)
+        slot = self.slot(model_id)
+        wanted = parse_version(version) if version else None
+        if version and wanted not in versions:
+            raise ModelNotFound(
+                f"models/{model_id} has no version {shown(version)}; publish it first, or leave the version out",
+                model=f"models/{model_id}",
+                version=version[:80],
+            )
+        await asyncio.shield(self._spawn(self._reload(slot, wanted)))
+        return slot
+
+    async def close(self) -> None:
+        """Ends every queue at once; what is still waiting is refused."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        for task in self._tasks:
+            task.cancel()
+        for slot in self._slots.values():
+            if slot.serving is not None:
+                slot.serving.batcher.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _reload(self, slot: ModelSlot, wanted: int | None) -> None:
+        async with slot.lock:
+            versions = self._repository.versions(slot.model_id)
+            served_before = slot.serving is not None
+            try:
+                if not versions:
+                    self._fail(slot, 0, self._no_version(slot))
+                await self._swap(slot, wanted or versions[0])
+            except ModelInvalid:
+                if not served_before and wanted is None:
+                    await self._load_newest(slot)  # an older version may do
+                if served_before or slot.serving is None:
+                    raise
+            finally:
+                slot.tried = True
+            slot.pinned = wanted is not None
+
+    async def _load_newest(self, slot: ModelSlot) -> None:
+        """Serves the newest version that can be, of those newer than the served one and not known to be broken."""
+        errors = [slot.error]
+        versions = self._repository.versions(slot.model_id)
+        for version in versions:
+            if slot.serving is not None and version <= slot.serving.version:
+                break
+            if slot.failed.get(version) == self._repository.signature(slot.model_id, version):
+                continue
+            try:
+                await self._swap(slot, version)
+            except ModelInvalid:
+                errors.append(slot.error)
+        if not versions and slot.serving is None:
+            with contextlib.suppress(ModelInvalid):
+                self._fail(slot, 0, self._no_version(slot))
+            errors.append(slot.error)
+        least = slot.serving.version if slot.serving is not None else -1
+        newer = [error for error in errors if error is not None and error[0] > least]
+        slot.error = max(newer, key=lambda error: error[0], default=None)
+        slot.tried = True
+
+    async def _swap(self, slot: ModelSlot, version: int) -> None:
+        """Loads a version beside the served one, then puts it in its place."""
+        signature = self._repository.signature(slot.model_id, version)
+        began = time.monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            session = await loop.run_in_executor(self._loader, self._load, slot.model_id, version)
+        except ModelInvalid as error:
+            slot.failed[version] = signature
+            self._fail(slot, version, error)
+        seconds = time.monotonic() - began
+        now = Timestamp()
+        now.GetCurrentTime()
+        old, slot.serving = (
+            slot.serving,
+            Serving(
+                model_id=slot.model_id,
+                version=version,
+                session=session,
+                batcher=self._serve(slot.model_id, session),
+                load_time=now,
+            ),
+        )
+        slot.tried = True
+        slot.failed.pop(version, None)
+        if slot.error is not None and slot.error[0] <= version:
+            slot.error = None
+        self._count_swap(old, slot.serving, seconds)
+        if old is not None:
+            self._spawn(old.batcher.close())
+        self._on_change()
+
+    def _count_swap(self, old: Serving | None, new: Serving, seconds: float) -> None:
+        _log.info(
+            "event=model_served model=%s version=%d replaces=%s seconds=%.3f digest=%s providers=%s",
+            *(new.model_id, new.version, old.version if old else "-", seconds),
+            *(new.session.digest, ",".join(new.session.providers)),
+        )
+        self._metrics.load_seconds.labels(new.model_id).observe(seconds)
+        if old is not None:
+            self._metrics.model_info.remove(old.model_id, str(old.version))
+        self._metrics.model_info.labels(new.model_id, str(new.version)).set(1)
+
+    def _fail(self, slot: ModelSlot, version: int, error: ModelInvalid) -> NoReturn:
+        """Takes note of a version that cannot be served, and raises the refusal that tells of it."""
+        name = f"models/{slot.model_id}"
+        text = f"{name} version {version} cannot be served: {error}" if version else str(error)
+        refusal = ModelInvalid(text, model=name, version=version)
+        slot.error = (version, refusal)
+        self._metrics.load_failures.labels(slot.model_id).inc()
+        _log.error("event=model_invalid model=%s version=%d reason=%r", slot.model_id, version, str(error))
+        raise refusal from error
+
+    def _no_version(self, slot: ModelSlot) -> ModelInvalid:
+        return ModelInvalid(
+            f"models/{slot.model_id} cannot be served: its folder has no version folder (1, 2, 3 ...); publish one"
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Runs `work` to its end whoever waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), Refusal):
+            _log.error("event=background_task_failed", exc_info=task.exception())

@@ -1,0 +1,163 @@
+"""The places of a model's queue: who gets one, how many there are, and the wait for one.
+
+Two lanes share them. Calls (unary) are refused at once when there is no room; streams wait for room instead. Streams
+never hold more than half, and where they wait calls leave them a few: neither can starve the other.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+from trapline.errors import DeadlineExceeded, QueueFull
+
+from .metrics import Metrics
+
+
+class Lane(Enum):
+    """Who asks: a call that is refused when there is no room, or a stream that waits for it."""
+
+    CALL = "call"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueLimits:
+    """How much one model's queue takes.
+
+    Attributes:
+        max_batch: Most images in one batch.
+        max_delay_seconds: How long a batch that is not full waits for more while the device is free.
+        max_wait_seconds: Calls that would wait longer than this for the device are refused.
+        max_images: Most images accepted and not answered yet, those being decoded and run included.
+        max_bytes: Most bytes of those images' files.
+    """
+
+    max_batch: int
+    max_delay_seconds: float
+    max_wait_seconds: float
+    max_images: int
+    max_bytes: int
+
+
+class Ticket:
+    """A place in the queue, from an image's arrival until it is answered; a context manager that gives it back."""
+
+    def __init__(self, places: "Places", byte_count: int, *, lane: Lane, deadline: float | None) -> None:
+        self.byte_count, self.lane = byte_count, lane
+        self.admitted_at = time.monotonic()
+        self._places, self._deadline, self._left = places, deadline, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Gives the place back; a second time does nothing."""
+        if not self._left:
+            self._left = True
+            self._places.release(self)
+
+    def check_deadline(self) -> None:
+        """Refuses an image whose caller's deadline has passed, and counts it.
+
+        Raises:
+            DeadlineExceeded: It has.
+        """
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._places.count_dropped("deadline")
+            raise DeadlineExceeded("the deadline passed before the image was run; allow more time or send less at once")
+
+    def count_cancelled(self) -> None:
+        """Counts the image as one whose caller left before it was run."""
+        self._places.count_dropped("cancelled")
+
+
+class Places:
+    """Counts what was admitted to one model's queue and not answered yet.
+
+    Args:
+        limits: How much there may be.
+        model_id: The model's id, for refusals and metrics.
+        metrics: Where to count.
+        on_release: Called when a place was given back.
+    """
+
+    def __init__(self, limits: QueueLimits, *, model_id: str, metrics: Metrics, on_release: Callable[[], None]) -> None:
+        self._limits, self._model_id, self._metrics, self._on_release = limits, model_id, metrics, on_release
+        self.images = dict.fromkeys(Lane, 0)
+        self._bytes = dict.fromkeys(Lane, 0)
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def image_count(self) -> int:
+        """Images of both lanes."""
+        return sum(self.images.values())
+
+    def admit(
+        self, byte_count: int, *, lane: Lane, deadline: float | None, wait_seconds: float, retry_seconds: float
+    ) -> Ticket:
+        """A place for an image of `byte_count` bytes that is expected to wait `wait_seconds`.
+
+        Raises:
+            QueueFull: There is none, or the wait is beyond the limit; tells to come back in `retry_seconds`.
+        """
+        if wait_seconds > self._limits.max_wait_seconds or not self._fits(byte_count, lane):
+            if lane is Lane.CALL:
+                self.count_dropped("refused")
+            raise QueueFull(
+                f"the queue of models/{self._model_id} is full: {self.image_count} images of at most "
+                f"{self._limits.max_images}, {wait_seconds * 1000:.0f} ms to wait of at most "
+                f"{self._limits.max_wait_seconds * 1000:.0f}; send it again later, or use StreamClassify, which waits",
+                retry_seconds=retry_seconds,
+                model=f"models/{self._model_id}",
+                queueCapacity=self._limits.max_images,
+            )
+        self.images[lane] += 1
+        self._bytes[lane] += byte_count
+        self._gauge()
+        return Ticket(self, byte_count, lane=lane, deadline=deadline)
+
+    def release(self, ticket: Ticket) -> None:
+        """Takes a place back; `Ticket` calls it."""
+        self.images[ticket.lane] -= 1
+        self._bytes[ticket.lane] -= ticket.byte_count
+        self._gauge()
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
+        self._on_release()
+
+    async def room(self) -> None:
+        """Waits until a place was given back; it may be gone again by then."""
+        if self._room is None:
+            self._room = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._room)
+
+    def count_dropped(self, cause: str) -> None:
+        """Counts an image that is not run: `cancelled`, `deadline` or `refused`."""
+        self._metrics.dropped.labels(self._model_id, cause).inc()
+
+    def _fits(self, byte_count: int, lane: Lane) -> bool:
+        limits, streamed = self._limits, self.images[Lane.STREAM]
+        images, size = self.image_count + 1, sum(self._bytes.values()) + byte_count
+        if lane is Lane.STREAM and streamed:
+            if streamed >= limits.max_images // 2:
+                return False
+            if self._bytes[Lane.STREAM] + byte_count > limits.max_bytes // 2:
+                return False
+        if lane is Lane.CALL and self._room is not None:
+            # Streams wait: calls leave them a few places, or a steady overload of calls would stop them for ever.
+            images += max(0, min(limits.max_batch, limits.max_images // 4) - streamed)
+        return images <= limits.max_images and size <= limits.max_bytes
+
+    def _gauge(self) -> None:
+        self._metrics.queue_images.labels(self._model_id).set(self.image_count)
+        self._metrics.queue_bytes.labels(self._model_id).set(sum(self._bytes.values()))

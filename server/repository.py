@@ -1,0 +1,61 @@
+"""The model repository on disk: `MODELS/ID/VERSION/model.onnx`, versions 1, 2, 3 ..."""
+
+import re
+from pathlib import Path
+
+from trapline.errors import UsageError
+from trapline.model_file import MODEL_ID_PATTERN
+
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+class Repository:
+    """A folder of models. What is not named like a model or a version (a publisher's temporary folder) is not seen."""
+
+    def __init__(self, root: Path) -> None:
+        """Takes the folder `root`.
+
+        Raises:
+            UsageError: It is missing, no folder, or cannot be read.
+        """
+        self.root = root
+        try:
+            self._names(root)
+        except OSError as error:
+            raise UsageError(
+                f"--models: cannot read the folder {root} ({error.strerror}); "
+                "name the folder that `trainer publish` writes to"
+            ) from error
+
+    def model_ids(self) -> list[str]:
+        """Ids of the models' folders, sorted."""
+        return sorted(name for name in self._names(self.root) if MODEL_ID_PATTERN.fullmatch(name))
+
+    def versions(self, model_id: str) -> list[int]:
+        """The versions of a model, newest first; empty where it has none."""
+        try:
+            names = self._names(self.root / model_id)
+        except OSError:
+            return []
+        return sorted((int(name) for name in names if _VERSION.fullmatch(name)), reverse=True)
+
+    def file(self, model_id: str, version: int) -> Path:
+        """The file of one version, whether it is there or not."""
+        return self.root / model_id / str(version) / "model.onnx"
+
+    def signature(self, model_id: str, version: int) -> tuple[int, int]:
+        """Changes when a version's file does; (0, 0) where there is none."""
+        try:
+            status = self.file(model_id, version).stat()
+        except OSError:
+            return 0, 0
+        return status.st_mtime_ns, status.st_size
+
+    @staticmethod
+    def _names(folder: Path) -> list[str]:
+        return [entry.name for entry in folder.iterdir() if entry.is_dir()]
+
+
+def parse_version(text: str) -> int | None:
+    """The number that names a version's folder; None where `text` is no such number."""
+    return int(text) if _VERSION.fullmatch(text) else None

@@ -1,0 +1,109 @@
+"""One StreamClassify call: reads while there is room, answers out of order, and ends in one of three ways.
+
+The client half-closes: the rest is answered, OK. The server drains: nothing more is read, what was read is answered,
+UNAVAILABLE / SHUTTING_DOWN. The client leaves: its images that wait are dropped.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from trapline.errors import RequestInvalid
+from trapline.v1 import classify_pb2
+
+from .errors import shown
+from .gate import Gate, shutting_down
+from .images import Images, error_result
+
+
+class Stream:
+    """The state of one stream.
+
+    Args:
+        images: Classifies one image.
+        gate: Tells when to wind down.
+        window: Most requests that are read and whose answers are not written yet; past it nothing is read, which
+            HTTP/2 flow control turns into a pause of the client.
+        deadline: When the caller gives up, in `time.monotonic` seconds.
+    """
+
+    def __init__(self, images: Images, gate: Gate, *, window: int, deadline: float | None) -> None:
+        self._images, self._gate, self._deadline = images, gate, deadline
+        self._slots = asyncio.Semaphore(window)
+        self._unanswered: set[str] = set()
+        self._tasks: set[asyncio.Task[classify_pb2.ClassifyResult]] = set()
+        # Each request's mark, its result, and whether the mark is now free again.
+        self._outbox: asyncio.Queue[tuple[str, classify_pb2.ClassifyResult, bool] | None] = asyncio.Queue()
+
+    async def serve(
+        self,
+        requests: AsyncIterator[classify_pb2.StreamClassifyRequest],
+        write: Callable[[classify_pb2.StreamClassifyResponse], Awaitable[None]],
+    ) -> None:
+        """Answers every request that is read, exactly once.
+
+        Raises:
+            ShuttingDown: The server drains; what was read has been answered.
+            RequestInvalid: A message of the stream was no StreamClassifyRequest; what came before it was answered.
+        """
+        reader = asyncio.create_task(self._read(requests))
+        try:
+            while (entry := await self._outbox.get()) is not None:
+                request_id, result, frees = entry
+                await write(classify_pb2.StreamClassifyResponse(request_id=request_id, result=result))
+                if frees:
+                    self._unanswered.discard(request_id)
+                self._slots.release()
+            if await reader:
+                raise shutting_down()
+        finally:
+            left = [reader, *self._tasks]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[classify_pb2.StreamClassifyRequest]) -> bool:
+        """Reads until the client half-closes (False) or the server winds down (True), and sees all of it answered."""
+        winding_down = asyncio.create_task(self._gate.winding_down.wait())
+        try:
+            while True:
+                await self._slots.acquire()
+                read = asyncio.ensure_future(anext(requests, None))
+                try:
+                    await asyncio.wait({read, winding_down}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not read.done():
+                        read.cancel()
+                if not read.done() or (item := read.result()) is None:
+                    return not read.done()
+                await self._take(item)
+        finally:
+            winding_down.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            self._outbox.put_nowait(None)
+
+    async def _take(self, item: classify_pb2.StreamClassifyRequest) -> None:
+        request_id = item.request_id
+        problem = ""
+        if not request_id:
+            problem = "must not be empty: it is what tells the answers apart"
+        elif request_id in self._unanswered:
+            problem = f"{shown(request_id)} is that of a request not answered yet; give each its own"
+        if problem:
+            error = RequestInvalid(f"request_id {problem}", violations={"request_id": problem})
+            self._outbox.put_nowait((request_id, error_result(error), False))
+            return
+        self._unanswered.add(request_id)
+        try:
+            admitted = await self._images.admit_in_turn(item.request, deadline=self._deadline)
+        except Exception as error:  # noqa: BLE001  # becomes this image's result
+            self._outbox.put_nowait((request_id, error_result(error), True))
+            return
+        task = self._images.answering(admitted)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(request_id, done))
+
+    def _done(self, request_id: str, task: "asyncio.Task[classify_pb2.ClassifyResult]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            self._outbox.put_nowait((request_id, task.result(), True))

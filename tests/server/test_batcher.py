@@ -1,0 +1,329 @@
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.batcher import Batcher
+from server.metrics import Metrics
+from server.pace import Pace
+from server.places import Lane, QueueLimits
+from trapline.errors import DeadlineExceeded, InternalError, ModelOutputInvalid, QueueFull
+
+LIMITS = {
+    "max_batch": 4,
+    "max_delay_seconds": 0.0,
+    "max_wait_seconds": 1e6,
+    "max_images": 100,
+    "max_bytes": 1000,
+}
+
+
+def echo(pixels: np.ndarray) -> np.ndarray:
+    """Scores that name their image: its first pixel's red and green."""
+    return pixels[:, 0, 0, :2].astype(np.float32)
+
+
+def image(number: int) -> np.ndarray:
+    return np.full((2, 2, 3), number, np.uint8)
+
+
+def batcher(
+    run: Callable = echo, *, metrics: Metrics | None = None, seconds: float = 0.001, **limits: float
+) -> Batcher:
+    return Batcher(
+        run,
+        label_count=2,
+        limits=QueueLimits(**{**LIMITS, **limits}),
+        pace=Pace(one_seconds=seconds, full_seconds=seconds * 4, max_batch=4),
+        model_id="m",
+        metrics=metrics or Metrics(),
+    )
+
+
+async def classify(queue: Batcher, number: int, *, lane: Lane = Lane.CALL, deadline: float | None = None):
+    with queue.admit(1, lane=lane, deadline=deadline) as ticket:
+        return await queue.classify(ticket, image(number))
+
+
+class Held:
+    """`echo` that waits until it is let go, and notes the batches."""
+
+    def __init__(self) -> None:
+        self.go, self.began, self.batches = threading.Event(), threading.Event(), list[list[int]]()
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """`echo`, when it is let go."""
+        self.batches.append([int(value) for value in pixels[:, 0, 0, 0]])
+        self.began.set()
+        self.go.wait()
+        return echo(pixels)
+
+    async def running(self) -> None:
+        """Waits for the first batch to be on the device."""
+        await asyncio.to_thread(self.began.wait)
+
+
+step = st.tuples(
+    st.integers(0, 255),  # the image
+    st.sampled_from(list(Lane)),
+    st.sampled_from(["stay", "stay", "cancel now", "cancel soon", "late"]),
+    st.integers(0, 3),  # turns of the loop before the next arrival
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(st.lists(step, min_size=1, max_size=40), st.integers(1, 8), st.sampled_from([0.0, 0.0, 0.001]), st.booleans())
+def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, breaks):
+    """Whatever comes, leaves, is late or fails: every caller that stays gets its own image's answer or an error."""
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        assert 1 <= len(pixels) <= max_batch
+        if breaks and pixels[0, 0, 0, 0] % 7 == 0:
+            raise RuntimeError("the device hiccuped")
+        return echo(pixels)
+
+    async def story() -> None:
+        queue = batcher(run, max_batch=max_batch, max_delay_seconds=delay)
+        tasks = []
+        for number, lane, fate, pause in steps:
+            deadline = time.monotonic() - 1 if fate == "late" else None
+            task = asyncio.create_task(classify(queue, number, lane=lane, deadline=deadline))
+            tasks.append((number, fate, task))
+            if fate == "cancel now":
+                task.cancel()
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            if fate == "cancel soon":
+                task.cancel()
+        ended = await asyncio.gather(*[task for *_, task in tasks], return_exceptions=True)
+        for (number, fate, _), result in zip(tasks, ended, strict=True):
+            if fate == "late":
+                assert isinstance(result, DeadlineExceeded)
+            elif isinstance(result, asyncio.CancelledError):
+                assert fate.startswith("cancel")
+            elif isinstance(result, InternalError):
+                assert breaks
+            else:
+                assert result.scores.tolist() == [number, number]
+        assert queue.image_count == 0
+        await queue.close()
+
+    asyncio.run(story())
+
+
+async def test_takes_what_waits_when_the_device_is_free():
+    """The first image runs alone at once; what came meanwhile makes full batches, in order."""
+    held = Held()
+    queue = batcher(held)
+    first = asyncio.create_task(classify(queue, 0))
+    await held.running()
+    others = [asyncio.create_task(classify(queue, number)) for number in range(1, 7)]
+    await asyncio.sleep(0)
+    held.go.set()
+    answers = await asyncio.gather(first, *others)
+    assert held.batches == [[0], [1, 2, 3, 4], [5, 6]]
+    assert [answer.batch_image_count for answer in answers] == [1, 4, 4, 4, 4, 2, 2]
+    await queue.close()
+
+
+async def test_a_cancelled_callers_image_is_not_run():
+    """A caller that leaves while it waits is left out of the batch, counted, and gives its place back."""
+    held, metrics = Held(), Metrics()
+    queue = batcher(held, metrics=metrics)
+    tasks = [asyncio.create_task(classify(queue, 0))]
+    await held.running()
+    tasks += [asyncio.create_task(classify(queue, number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    held.go.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert held.batches == [[0], [1, 3]]
+    assert queue.image_count == 0
+    assert metrics.registry.get_sample_value("trapline_dropped_images_total", {"model": "m", "cause": "cancelled"}) == 1
+    await queue.close()
+
+
+async def test_an_image_past_its_deadline_is_not_run():
+    """A deadline that passes in the queue ends as DEADLINE_EXCEEDED, and the image is not run."""
+    held, metrics = Held(), Metrics()
+    queue = batcher(held, metrics=metrics)
+    first = asyncio.create_task(classify(queue, 0))
+    await held.running()
+    late = asyncio.create_task(classify(queue, 1, deadline=time.monotonic() + 0.02))
+    await asyncio.sleep(0.03)  # the deadline itself: there is nothing else to wait for
+    held.go.set()
+    await first
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert held.batches == [[0]]
+    assert metrics.registry.get_sample_value("trapline_dropped_images_total", {"model": "m", "cause": "deadline"}) == 1
+    await queue.close()
+
+
+async def test_a_full_queue_refuses_calls_and_lets_streams_wait():
+    """Past the capacity a call is refused with its reason and when to come back; room wakes who waits for it."""
+    held = Held()
+    queue = batcher(held, max_images=2)
+    first = asyncio.create_task(classify(queue, 0))
+    await held.running()
+    second = asyncio.create_task(classify(queue, 1))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull) as refused:
+        await classify(queue, 2)
+    assert refused.value.metadata == {"model": "models/m", "queueCapacity": "2"}
+    assert refused.value.retry_seconds is not None
+    room = asyncio.create_task(queue.room())
+    await asyncio.sleep(0)
+    assert not room.done()
+    held.go.set()
+    await asyncio.gather(first, second, room)
+    await queue.close()
+
+
+async def test_a_call_that_would_wait_too_long_is_refused():
+    """Admission follows the expected wait for the device, not only the count; an idle queue always takes one."""
+    held = Held()
+    queue = batcher(held, seconds=10.0, max_wait_seconds=5.0)
+    first = asyncio.create_task(classify(queue, 0))
+    await held.running()
+    with pytest.raises(QueueFull, match="ms to wait"):
+        await classify(queue, 1)
+    stream = asyncio.create_task(classify(queue, 2, lane=Lane.STREAM))
+    held.go.set()
+    await asyncio.gather(first, stream)
+    await queue.close()
+
+
+async def test_bytes_are_bounded_too():
+    """Few large images fill a queue as many small ones do."""
+    held = Held()
+    queue = batcher(held, max_bytes=10)
+    with queue.admit(8, lane=Lane.CALL), pytest.raises(QueueFull):
+        queue.admit(3, lane=Lane.CALL)
+    queue.admit(3, lane=Lane.CALL).give_back()
+    assert queue.image_count == 0
+    held.go.set()
+    await queue.close()
+
+
+async def test_calls_and_streams_cannot_starve_each_other():
+    """Streams hold at most half of the queue; calls go first, and leave a quarter of each batch to streams."""
+    held = Held()
+    queue = batcher(held, max_images=20)
+    tasks = [asyncio.create_task(classify(queue, 0))]
+    await held.running()
+    tasks += [asyncio.create_task(classify(queue, number, lane=Lane.STREAM)) for number in range(1, 11)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await classify(queue, 99, lane=Lane.STREAM)
+    tasks += [asyncio.create_task(classify(queue, number)) for number in range(101, 105)]
+    await asyncio.sleep(0)
+    held.go.set()
+    await asyncio.gather(*tasks)
+    assert held.batches[1] == [1, 101, 102, 103]
+    assert held.batches[2] == [2, 104, 3, 4]
+    await queue.close()
+
+
+async def test_a_failing_batch_fails_only_itself(caplog):
+    """A runtime error reaches the callers of its batch as one INTERNAL with an id, and the next batch is answered."""
+    calls = []
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        calls.append(len(pixels))
+        if len(calls) == 1:
+            raise RuntimeError("secret insides")
+        return echo(pixels)
+
+    queue = batcher(run)
+    with pytest.raises(InternalError) as failed:
+        await classify(queue, 1)
+    assert "secret" not in failed.value.message
+    assert failed.value.metadata["errorId"] in caplog.text
+    assert "secret insides" in caplog.text
+    assert (await classify(queue, 2)).scores.tolist() == [2, 2]
+    await queue.close()
+
+
+async def test_scores_that_are_not_finite_fail_only_their_image():
+    """A NaN row is refused as MODEL_OUTPUT_INVALID, its neighbours are answered; a wrong shape fails the batch."""
+    held = Held()
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        scores = held(pixels)
+        if pixels[0, 0, 0, 0] == 9:
+            return scores[:, :1]
+        return np.where(scores == 2, np.nan, scores)
+
+    queue = batcher(run)
+    tasks = [asyncio.create_task(classify(queue, 0))]
+    await held.running()
+    tasks += [asyncio.create_task(classify(queue, number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    held.go.set()
+    zero, one, two, three = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answer.scores[0] for answer in (zero, one, three)] == [0, 1, 3]
+    assert isinstance(two, ModelOutputInvalid)
+    with pytest.raises(ModelOutputInvalid, match="shape"):
+        await classify(queue, 9)
+    await queue.close()
+
+
+async def test_a_device_that_fails_every_batch_is_told():
+    """Three failures in a row make the queue broken, one success makes it well again; each change is told once."""
+    fails, told = [True], []
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        if fails[0]:
+            raise RuntimeError("CUDA error")
+        return echo(pixels)
+
+    queue = Batcher(
+        run,
+        label_count=2,
+        limits=QueueLimits(**LIMITS),
+        pace=Pace(one_seconds=0.001, full_seconds=0.004, max_batch=4),
+        model_id="m",
+        metrics=Metrics(),
+        on_broken=lambda: told.append(queue.broken),
+    )
+    for _ in range(4):
+        with pytest.raises(InternalError):
+            await classify(queue, 1)
+    fails[0] = False
+    await classify(queue, 1)
+    assert told == [True, False]
+    await queue.close()
+
+
+async def test_a_closing_queue_answers_what_it_accepted():
+    """Closing waits for every accepted image, also one that is still being decoded."""
+    held = Held()
+    queue = batcher(held)
+    running = asyncio.create_task(classify(queue, 1))
+    await held.running()
+    ticket = queue.admit(1, lane=Lane.CALL)
+    closing = asyncio.create_task(queue.close())
+    held.go.set()
+    await running
+    assert not closing.done()
+    with ticket:
+        assert (await queue.classify(ticket, image(5))).scores.tolist() == [5, 5]
+    await closing
+
+
+def test_the_pace_follows_the_machine():
+    """The expected wait grows with what is ahead, follows slower batches, and decoding where that is slower."""
+    pace = Pace(one_seconds=0.01, full_seconds=0.04, max_batch=4, decode_threads=2)
+    assert pace.wait_seconds(waiting=0, running=0, elapsed_seconds=0) == 0
+    assert pace.wait_seconds(waiting=8, running=4, elapsed_seconds=0.01) == pytest.approx(0.03 + 0.08)
+    for _ in range(50):
+        pace.observe_batch(4, 0.08)
+    assert pace.wait_seconds(waiting=4, running=0, elapsed_seconds=0) == pytest.approx(0.08, rel=0.01)
+    pace.observe_decode(0.5)
+    assert pace.wait_seconds(waiting=4, running=0, elapsed_seconds=0) == pytest.approx(1.0)
