@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from trapline.errors import TraplineError, UsageError
 
@@ -106,10 +106,20 @@ def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = 
         The exit code. Usage errors and `--help` end the process by SystemExit, as argparse does.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0].startswith("-") or words[0] not in {verb.name for verb in verbs}:
-        _top_level(program, verbs).parse_args(words)
-        raise AssertionError("argparse ends the process on --help, --version and unknown verbs")
-    verb = next(verb for verb in verbs if verb.name == words[0])
+    try:
+        return _run(program, verbs, words)
+    except BrokenPipeError:
+        return 0  # whoever read our output left (`| head`): nothing more to say
+    finally:
+        _flush()
+
+
+def _run(program: str, verbs: Sequence[Verb], words: list[str]) -> int:
+    verb = next((verb for verb in verbs if words and verb.name == words[0]), None)
+    if verb is None:
+        parser = _top_level(program, verbs)
+        parser.parse_args(words)
+        parser.error("name the verb first")
     try:
         # A stop asked for by SIGTERM runs the same clean-up as any other end; a server installs its own drain.
         signal.signal(signal.SIGTERM, _terminated)
@@ -120,10 +130,14 @@ def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = 
     except KeyboardInterrupt:
         _say(f"{program} {verb.name}: interrupted")
         return 130
+
+
+def _flush() -> None:
+    """Writes out what is left, here where a reader that left is no failure; at its exit Python would complain."""
+    try:
+        print(end="", flush=True)
     except BrokenPipeError:
-        # Whoever read our output left (`| head`): nothing more to say, and Python must not try to at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parse(program: str, verb: Verb, words: Sequence[str]) -> Options:
@@ -132,6 +146,9 @@ def _parse(program: str, verb: Verb, words: Sequence[str]) -> Options:
     except ValidationError as error:
         lines = [_sentence(verb.options, dict(problem)) for problem in error.errors(include_url=False)]
         raise UsageError("; ".join(lines) + f" (see `{program} {verb.name} --help`)") from error
+    except SettingsError as error:  # raised for options of several values only
+        hint = """write several values as JSON, e.g. '["a", "b"]'"""
+        raise UsageError(f"{error}; {hint} (see `{program} {verb.name} --help`)") from error
 
 
 def _sentence(options: type[Options], problem: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -189,10 +190,13 @@ def from_status(status: status_pb2.Status) -> Refusal:
 def from_rpc_error(error: grpc.RpcError) -> Refusal:
     """The `Refusal` that a failed call stands for, also where it carries no details (a refused connection, say)."""
     call: Any = error  # every RpcError that a call raises is a grpc.Call too
-    status = rpc_status.from_call(call)
-    if status is None:
-        status = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
-    return from_status(status)
+    try:
+        status = rpc_status.from_call(call)
+        if status is not None:
+            return from_status(status)
+    except (ValueError, DecodeError):
+        pass  # details that are not ours: a proxy changed the code or the bytes, so code and text must do
+    return from_status(status_pb2.Status(code=call.code().value[0], message=call.details() or ""))
 
 
 def _pack(

@@ -9,6 +9,7 @@ orientation; 8-bit RGB, 16-bit scaled down and alpha dropped; resize with antial
 import hashlib
 import io
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,11 @@ _FITS = {
     "letterbox": Preprocessing.FIT_LETTERBOX,
     "center_crop": Preprocessing.FIT_CENTER_CROP,
 }
+
+# Pillow warns on stderr about odd EXIF and many pixels without naming the file; what matters is raised. Set once for
+# the process: changing the filters around each call is not safe among threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,20 +180,22 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _exif(image: Image.Image) -> Exif:
-    try:
+    try:  # each tag is read when it is asked for, and may be broken on its own
         tags = image.getexif()
         detail = tags.get_ifd(ExifTags.IFD.Exif)
+        words = [_text(tags.get(ExifTags.Base.Make)), _text(tags.get(ExifTags.Base.Model))]
+        serial = _text(detail.get(ExifTags.Base.BodySerialNumber))
+        taken = _text(detail.get(ExifTags.Base.DateTimeOriginal)) or _text(tags.get(ExifTags.Base.DateTime))
     except Exception:  # noqa: BLE001  # a photo with corrupt EXIF is still a photo
         return Exif()
-    words = [_text(tags.get(ExifTags.Base.Make)), _text(tags.get(ExifTags.Base.Model))]
-    serial = _text(detail.get(ExifTags.Base.BodySerialNumber))
     if serial:
         words.append("#" + hashlib.sha256(serial.encode()).hexdigest()[:8])
-    taken = _text(detail.get(ExifTags.Base.DateTimeOriginal)) or _text(tags.get(ExifTags.Base.DateTime))
     return Exif(camera=" ".join(word for word in words if word), taken=taken)
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
     return "".join(character for character in str(value or "") if character.isprintable()).strip()[:64]
 
 

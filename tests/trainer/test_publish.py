@@ -1,0 +1,69 @@
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from trainer.errors import TrainerError
+from trainer.publish import publish
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"x" * 100_000)
+    return path
+
+
+def test_versions_count_up(tmp_path, model):
+    """Each publish is the next number, the bytes unchanged, nothing else left behind."""
+    for expected in ("1", "2", "3"):
+        version = publish(model, tmp_path / "models", "deer")
+        assert version.name == expected
+        assert (version / "model.onnx").read_bytes() == model.read_bytes()
+    assert sorted(entry.name for entry in (tmp_path / "models" / "deer").iterdir()) == ["1", "2", "3"]
+
+
+def test_two_publishers_never_share_a_version(tmp_path, model):
+    """Published at once from eight threads, there are eight versions."""
+    threads = [threading.Thread(target=publish, args=(model, tmp_path / "models", "deer")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = sorted(int(entry.name) for entry in (tmp_path / "models" / "deer").iterdir())
+    assert found == list(range(1, 9))
+
+
+KILLED = """
+import itertools, os, signal, sys
+from pathlib import Path
+from trainer import publish
+at = int(sys.argv[3])
+calls = itertools.count()
+def stop(event, arguments):
+    if event in ("open", "os.rename", "os.mkdir", "os.chmod") and "deer" in str(arguments[0]) and next(calls) == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(stop)
+publish.publish(Path(sys.argv[1]), Path(sys.argv[2]), "deer")
+"""
+
+
+def test_killed_at_any_step_no_half_version_is_seen(tmp_path, model):
+    """Kill -9 before each system call of publishing: a numbered folder holds the whole file or is not there."""
+    killed = 0
+    for at in range(12):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, model, tmp_path / "models", str(at)], check=False, capture_output=True
+        )
+        killed += done.returncode == -9
+        for version in (tmp_path / "models").glob("deer/[0-9]*"):
+            assert (version / "model.onnx").read_bytes() == model.read_bytes()
+    assert killed >= 4
+
+
+def test_a_repository_that_cannot_be_written_is_named(tmp_path, model):
+    """A file where the repository should be is a sentence."""
+    (tmp_path / "models").write_text("")
+    with pytest.raises(TrainerError, match=r"cannot publish into .*models/deer"):
+        publish(model, tmp_path / "models", "deer")

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from trainer.errors import TrainerError, UsageError
+from trainer.run_folder import open_run, write_atomically, write_json
+
+
+def test_another_config_is_refused_and_named(tmp_path):
+    """A folder of a run with other options is not touched, and the options are named with both values."""
+    with open_run(tmp_path / "run", {"epochs": 3, "seed": 0}) as folder:
+        folder.set_state("running")
+    with (
+        pytest.raises(UsageError, match=r"--epochs was 3, now 4"),
+        open_run(tmp_path / "run", {"epochs": 4, "seed": 0}),
+    ):
+        pass
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    """A folder with other things in it is never written into."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and no run folder"), open_run(tmp_path, {}):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_one_process_at_a_time(tmp_path):
+    """A second opener is told that the folder is in use."""
+    with (
+        open_run(tmp_path / "run", {}),
+        pytest.raises(UsageError, match="another process is running in"),
+        open_run(tmp_path / "run", {}),
+    ):
+        pass
+
+
+def test_a_broken_state_file_is_named(tmp_path):
+    """A state file that is no JSON is a sentence with its path."""
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(UsageError, match=r"state\.json cannot be read as JSON"), open_run(tmp_path, {}):
+        pass
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    """A writer that fails half way changes nothing and leaves no temporary file."""
+    write_json(tmp_path / "a.json", {"a": 1})
+
+    def half(path):
+        path.write_text("{")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(TrainerError, match=r"the disk of .* is full"):
+        write_atomically(tmp_path / "a.json", half)
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_nan_never_reaches_a_file(tmp_path):
+    """JSON has no NaN, and neither have our files."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})

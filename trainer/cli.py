@@ -1,0 +1,119 @@
+"""`trainer`: the verbs. Torch is imported by the work itself, never here, so that help and errors come at once."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from trapline.command_line import Verb
+from trapline.command_line import main as command_line
+
+from .config import EvaluateConfig, PublishConfig, RunConfig, SampleConfig
+from .errors import TrainerError, UsageError
+from .preflight import check_options, finished_result
+from .progress import Progress, console_report
+from .run_folder import open_run, read_json, write_json
+
+
+def main() -> int:
+    """Runs the verb on the command line; gives the exit code."""
+    verbs = (
+        Verb(name="sample", options=SampleConfig, run=_sample),
+        Verb(name="run", options=RunConfig, run=_run),
+        Verb(name="evaluate", options=EvaluateConfig, run=_evaluate),
+        Verb(name="publish", options=PublishConfig, run=_publish),
+    )
+    return command_line("trainer", verbs)
+
+
+def _run(config: RunConfig) -> int:
+    _need("torch", "torchvision", "onnxruntime", "onnxscript", "sklearn", "PIL")
+    check_options(config)
+    with open_run(config.out, config.identity()) as folder:
+        result = finished_result(config, folder)
+        if result is None:
+            from .run import run
+
+            with console_report() as report:
+                result = run(config, folder, report)
+    print(result)
+    return 0
+
+
+def _evaluate(config: EvaluateConfig) -> int:
+    _need("onnxruntime", "sklearn", "PIL")
+    from .evaluate.folder import evaluate
+
+    with console_report() as report:
+        figures = evaluate(_model_file(config.model), config.data, threads=_threads(), report=report)
+    if config.json_file is not None:
+        write_json(config.json_file, figures)
+    low, high = figures["accuracy_interval"]
+    print(
+        f"accuracy {figures['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}), balanced "
+        f"{figures['balanced_accuracy']:.1%}, on {figures['image_count']} images"
+    )
+    for label, row in figures["classes"].items():
+        shown = {name: "–" if row[name] is None else f"{row[name]:.3f}" for name in ("precision", "recall", "f1")}
+        print(
+            f"  {label:<24} "
+            + "  ".join(f"{name} {value:>5}" for name, value in shown.items())
+            + f"  of {row['support']}"
+        )
+    skipped = figures["unknown_class_image_count"], figures["unreadable_image_count"]
+    if any(skipped):
+        print(f"left out: {skipped[0]} images of classes that the model does not know, {skipped[1]} unreadable files")
+    return 0
+
+
+def _publish(config: PublishConfig) -> int:
+    _need("onnxruntime", "PIL")
+    from .evaluate.model import load
+    from .publish import publish
+
+    path = _model_file(config.model)
+    metadata = load(path, threads=1).metadata
+    model_id = config.model_id or metadata.model_id
+    if not model_id:
+        raise UsageError(f"--model-id is required: {path} names no id of its own")
+    version = publish(path, config.models, model_id)
+    print(f"published {model_id} version {version.name}: {version}")
+    return 0
+
+
+def _sample(config: SampleConfig) -> int:
+    _need("numpy", "PIL")
+    from .sample import write_sample
+
+    with console_report() as report:
+        summary = write_sample(
+            config.out,
+            seed=config.seed,
+            report=lambda done, total: report.progress(Progress(phase="draw", done=done, total=total)),
+        )
+    print(summary)
+    return 0
+
+
+def _model_file(path: Path) -> Path:
+    """The ONNX file that a path means: itself, or that of a finished run."""
+    if not path.exists():
+        raise UsageError(f"there is no {path}; name an exported .onnx file or a run folder")
+    if path.is_file():
+        return path
+    state = read_json(path / "state.json").get("state")
+    if state != "done":
+        raise UsageError(
+            f"the run in {path} is {state}, not done; run the same `trainer run` command again to finish it"
+        )
+    return path / "model.onnx"
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _need(*modules: str) -> None:
+    """Refuses at once, not after a minute of work, where the extra was not installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainerError(f"{', '.join(missing)} not installed; install Trapline with pip install 'trapline[trainer]'")

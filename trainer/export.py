@@ -1,0 +1,148 @@
+"""The checked ONNX file: uint8 NHWC in, probabilities out, metadata inside, the same answers as the checkpoint."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trapline import model_file
+from trapline.v1.metadata_pb2 import ModelMetadata
+
+from .backbone import Backbone
+from .errors import ParityError, TrainerError
+from .evaluate.model import classify_files, load
+from .progress import Progress, Report
+from .run_folder import write_atomically
+
+#: Largest difference of a probability between the file and the checkpoint, float32 both.
+TOLERANCE = 1e-4
+
+
+class _Served(nn.Module):
+    """The network as it is served: pixels in, probabilities out."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.network = backbone.network
+        self.backbone = backbone
+
+    def forward(self, image: Tensor) -> Tensor:
+        probabilities: Tensor = self.network(self.backbone.normalised(image)).softmax(dim=1)
+        return probabilities
+
+
+def to_onnx(backbone: Backbone, metadata: ModelMetadata, path: Path) -> None:
+    """Writes the network and `metadata` to `path` as one self-contained file, whole or not at all.
+
+    Raises:
+        TrainerError: The network is too large for a single file (2 GiB).
+    """
+    rules = metadata.preprocessing
+    backbone.network.eval()
+    # Two images: an example of one would fix the number.
+    example = torch.zeros(2, rules.height_px, rules.width_px, 3, dtype=torch.uint8)
+    with _quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            _Served(backbone).eval(),
+            (example,),
+            dynamo=True,
+            input_names=[model_file.INPUT_NAME],
+            output_names=[model_file.PROBABILITIES_NAME],
+            dynamic_shapes={"image": {0: torch.export.Dim("N")}},
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for key, value in model_file.to_properties(metadata).items():
+        model.metadata_props.add(key=key, value=value)
+    try:
+        data = model.SerializeToString()
+    except ValueError as error:
+        raise TrainerError(
+            f"{backbone.name} is too large for one ONNX file (2 GiB); choose a smaller backbone"
+        ) from error
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How well file and checkpoint agree.
+
+    Attributes:
+        image_count: Test images compared.
+        top1_agreement: Share of them with the same best class.
+        largest_difference: Largest difference of any probability.
+    """
+
+    image_count: int
+    top1_agreement: float
+    largest_difference: float
+
+
+def check_parity(
+    model_path: Path, photos: Sequence[Path], expected: NDArray[np.float32], *, threads: int, report: Report
+) -> Parity:
+    """Runs every photo through the file as a server would, and compares with the checkpoint.
+
+    Args:
+        model_path: The exported file.
+        photos: Test photos.
+        expected: The checkpoint's probabilities, float32 [photos, labels].
+        threads: Decoding and inference threads.
+        report: Where progress goes.
+
+    Raises:
+        ParityError: A photo gets another best class, or a probability that differs by more than `TOLERANCE`.
+    """
+    model = load(model_path, threads=threads)
+    total = len(photos)
+    largest, agreeing = 0.0, 0
+    rows = classify_files(
+        model,
+        photos,
+        threads=threads,
+        report=lambda done: report.progress(Progress(phase="parity", done=done, total=total)),
+    )
+    for (photo, row), reference in zip(rows, expected, strict=True):
+        if isinstance(row, str):
+            raise ParityError(f"{photo} could be read for training and not for the exported file's check: {row}")
+        difference = float(np.abs(row - reference).max())
+        best, wanted = int(row.argmax()), int(reference.argmax())
+        # Two classes that share the first place to within the tolerance have no best one to disagree on.
+        same = best == wanted or float(reference[wanted] - reference[best]) <= TOLERANCE
+        if difference > TOLERANCE or not same:
+            raise ParityError(
+                f"the exported file and the checkpoint disagree on {photo}: {model.labels[best]} {row[best]:.4f} "
+                f"against {model.labels[wanted]} {reference[wanted]:.4f}, largest difference {difference:.2g}; "
+                "the file is not to be trusted: report this with the run's plan.json"
+            )
+        largest, agreeing = max(largest, difference), agreeing + (best == wanted)
+    return Parity(image_count=total, top1_agreement=agreeing / total, largest_difference=largest)
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202  # a generator of nothing
+    """Without the exporter's own chatter, which says nothing a person could act on."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""How a network is trained: `probe` fits a head on frozen features, `finetune` goes on from it with all layers."""

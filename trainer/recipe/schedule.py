@@ -1,0 +1,22 @@
+"""The learning rate of each step, as a pure function of the step, so that a resumed run needs no scheduler state."""
+
+import math
+
+_WARM_UP_SHARE = 0.25
+_START_DIVISOR = 10.0
+_END_DIVISOR = 1000.0
+
+
+def one_cycle(step: int, step_count: int) -> float:
+    """The multiple of the peak rate at `step` (from 0) of `step_count`: up by a cosine, then down by one.
+
+    Source: Smith and Topin, "Super-Convergence" (2018), with the cosine form that fastai uses.
+    """
+    warm_up = max(1.0, step_count * _WARM_UP_SHARE)
+    if step < warm_up:
+        return _cosine(1 / _START_DIVISOR, 1.0, step / warm_up)
+    return _cosine(1.0, 1 / _END_DIVISOR, (step - warm_up) / max(1.0, step_count - warm_up))
+
+
+def _cosine(begin: float, end: float, share: float) -> float:
+    return begin + (end - begin) * (1 - math.cos(math.pi * min(1.0, share))) / 2

@@ -1,0 +1,156 @@
+"""A run's folder: its state, its lock, and files that are whole or absent, never half written."""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import TrainerError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STATE = "state.json"
+_LOCK = ".lock"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with a temporary path beside `path`, and puts the result in place only when it is whole.
+
+    Raises:
+        TrainerError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # Some writers make private files; a run folder is read by other people and programs.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TrainerError(
+                f"the disk of {path.parent} is full; free some space and run the same command again"
+            ) from error
+        raise TrainerError(f"cannot write {path} ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text`, whole or not at all."""
+    write_atomically(
+        path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape") and None
+    )
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` as JSON, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        UsageError: The file is missing or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON ({error}); is {path.parent} a run folder?") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} holds no JSON object; is {path.parent} a run folder?")
+    return value
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, object]) -> None:
+    """Writes tensors and JSON facts as one safetensors file: data that no reader runs as code."""
+    import safetensors.torch
+
+    metadata = {"facts": json.dumps(facts, sort_keys=True)}
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(dict(tensors), temporary, metadata=metadata))
+
+
+def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """The tensors and the facts of a file that `write_tensors` wrote."""
+    import safetensors
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118  # not a dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: The folder.
+        state: What `state.json` held when the folder was opened; empty for a new run.
+    """
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether the run had finished."""
+        return self.state.get("state") == "done"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where what resuming needs is kept."""
+        return self.path / "checkpoint"
+
+    def set_state(self, state: str, **facts: object) -> None:
+        """Records `running`, `interrupted`, `failed` or `done`, beside the facts known already."""
+        self.state.update({"state": state, **facts})
+        write_json(self.path / _STATE, self.state)
+
+
+@contextmanager
+def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The run folder at `path` for a run of these options; one process at a time.
+
+    Raises:
+        UsageError: The folder is no run's, another run's, or in use.
+    """
+    state_path = path / _STATE
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--out: {path} is a file; name a folder for the run")
+    if path.is_dir() and not state_path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
+        raise UsageError(f"--out: {path} is not empty and no run folder; name a new folder")
+    state = read_json(state_path) if state_path.exists() else {}
+    if state:
+        _same_options(path, state.get("config"), identity)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / _LOCK).open("w")
+    except OSError as error:
+        raise UsageError(f"--out: cannot write the folder {path} ({error.strerror}); name another one") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"--out: another process is running in {path}; wait for it or name another folder"
+            ) from error
+        yield RunFolder(path=path, state={"config": dict(identity), **state})
+
+
+def _same_options(path: Path, before: object, identity: Mapping[str, Any]) -> None:
+    if not isinstance(before, dict):
+        raise UsageError(f"--out: {path / _STATE} names no options; name a new folder")
+    changed = [name for name in identity if before.get(name) != identity[name]]
+    if changed:
+        was = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, now {identity[name]}" for name in changed)
+        raise UsageError(f"--out: {path} holds a run of other options ({was}); name a new folder or the old options")
