@@ -29,7 +29,8 @@ def main() -> int:
     )
     command = [PROGRAMS / "server", "run", "--models", models, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
     say(command)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    log = (FOLDER / "server.log").open("w")
+    with log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server:
         try:
             call("trapline", "models", "--server", (address := wait_until_ready(server)))
             call("trapline", "classify", data / "unseen", "--server", address, "--model", "demo", "--out", answers)
@@ -38,7 +39,13 @@ def main() -> int:
             server.communicate(timeout=30)
     show(answers, data / "unseen.csv", data)
     print(f"\nserver stopped with exit code {server.returncode}; the demo took {time.monotonic() - began:.0f} s")
-    for what, path in (("photos", data), ("run", FOLDER / "run"), ("models", models), ("answers", answers)):
+    for what, path in (
+        ("photos", data),
+        ("run", FOLDER / "run"),
+        ("models", models),
+        ("answers", answers),
+        ("log", FOLDER / "server.log"),
+    ):
         print(f"  {what:<8} {path}")
     print(f"  look at  {FOLDER / 'run' / 'plots' / 'confusion_matrix.png'}")
     return server.returncode
@@ -59,11 +66,12 @@ def say(command: list[object]) -> None:
 
 def wait_until_ready(server: "subprocess.Popen[str]") -> str:
     """The address that the server says it listens on, once its model is warm."""
-    assert server.stderr is not None
-    for line in server.stderr:
-        if "server ready" in line and (found := re.search(r"listen=(\S+)", line)):
+    assert server.stdout is not None
+    for line in server.stdout:
+        print(line, end="", flush=True)
+        if line.startswith("server ready") and (found := re.search(r"listen=(\S+)", line)):
             return found[1]
-    raise SystemExit("the server ended before it was ready")
+    raise SystemExit(f"the server ended before it was ready; {FOLDER / 'server.log'} says why")
 
 
 def show(answers: Path, truth: Path, data: Path) -> None:
