@@ -25,7 +25,7 @@ def main() -> int:
     call("trainer", "sample", data)
     call(
         *("trainer", "run", data / "photos", "--out", FOLDER / "run", "--backbone", "resnet18", "--weights", "none"),
-        *("--image-px", "64", "--epochs", "12", "--publish", models, "--model-id", "demo"),
+        *("--image-px", "64", "--epochs", "20", "--publish", models, "--model-id", "demo"),
     )
     command = [PROGRAMS / "server", "run", "--models", models, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
     say(command)

@@ -122,7 +122,7 @@ def _planned(
     plan = choices | {
         "batch_size": config.batch_size or (64 if on_gpu else 32),
         "learning_rate": config.learning_rate or (5e-5 if choices["pretrained"] else 1e-3),
-        "patience": _PATIENCE if choices["pretrained"] else max(_PATIENCE, config.epochs // 3),
+        "patience": max(_PATIENCE, config.epochs // 2),
         "balance": balance,
         "largest_class_over_smallest": unequal,
     }

@@ -5,6 +5,7 @@ pretrained. Every random choice of an epoch follows from the seed and the epoch'
 the last finished epoch ends with the same bytes as one that was never stopped.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..backbone import Backbone
 from ..errors import TrainerError
 from ..run_folder import read_tensors, write_tensors
 from .augment import augment
-from .schedule import one_cycle
+from .schedule import WARM_UP_SHARE, one_cycle
 
 _WEIGHT_DECAY = 0.01
 _EARLIEST_RATE = 0.1
@@ -48,7 +49,7 @@ class Plan:
         epochs: Most epochs.
         batch_size: Images in a step.
         learning_rate: Peak rate of the last layers.
-        patience: Epochs without a better validation loss before it stops.
+        patience: Epochs without a better one, after the rate's peak, before it stops.
         seed: Seed of every random choice.
         weighted_loss: Whether classes weigh by the inverse of their counts in the loss.
         weighted_sampling: Whether images are drawn by the inverse of their class's count.
@@ -144,7 +145,8 @@ def finetune(
     steps = max(1, len(train.targets) // plan.batch_size)
     class_weights = _class_weights(train.targets, backbone.head.out_features).to(device) if plan.weighted_loss else None
     for epoch in range(len(history), plan.epochs + 1):
-        if epoch - 1 - best_epoch(history).epoch >= plan.patience:
+        # Near the peak of the rate validation is often worse than before and after it: nobody loses patience there.
+        if epoch - 1 - max(best_epoch(history).epoch, math.ceil(plan.epochs * WARM_UP_SHARE)) >= plan.patience:
             break
         loss = _one_epoch(
             backbone,

@@ -2,7 +2,8 @@
 
 import math
 
-_WARM_UP_SHARE = 0.25
+#: Share of the steps in which the rate rises.
+WARM_UP_SHARE = 0.25
 _START_DIVISOR = 10.0
 _END_DIVISOR = 1000.0
 
@@ -12,7 +13,7 @@ def one_cycle(step: int, step_count: int) -> float:
 
     Source: Smith and Topin, "Super-Convergence" (2018), with the cosine form that fastai uses.
     """
-    warm_up = max(1.0, step_count * _WARM_UP_SHARE)
+    warm_up = max(1.0, step_count * WARM_UP_SHARE)
     if step < warm_up:
         return _cosine(1 / _START_DIVISOR, 1.0, step / warm_up)
     return _cosine(1.0, 1 / _END_DIVISOR, (step - warm_up) / max(1.0, step_count - warm_up))
