@@ -12,7 +12,7 @@ from .dataset.scan import Scan
 from .dataset.split import Split
 
 if TYPE_CHECKING:
-    from .recipe.finetune import Part
+    from .recipe.part import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Data:
 
     def part(self, name: str) -> "Part":
         """The images of one part as the training loop takes them."""
-        from .recipe.finetune import Part
+        from .recipe.part import Part
 
         positions = self.positions(name)
         return Part(

@@ -20,7 +20,7 @@ from .data import Data
 from .evaluate.metrics import figures
 from .export import Parity, check_parity, to_onnx
 from .progress import Progress, Report
-from .recipe import finetune
+from .recipe.part import predict
 from .report import plots
 from .run_folder import write_json, write_tensors, write_text
 from .training import Trained
@@ -88,7 +88,7 @@ def sentences(metrics: Mapping[str, Any], folder: Path) -> str:
 
 def _predicted(data: Data, trained: Trained, part: str, *, report: Report) -> NDArray[np.float32]:
     phase = "validate" if part == "val" else "test"
-    return finetune.predict(
+    return predict(
         trained.backbone,
         data.part(part),
         batch_size=trained.plan["batch_size"],

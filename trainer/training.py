@@ -15,6 +15,7 @@ from .data import Data
 from .errors import UsageError
 from .progress import Progress, Report
 from .recipe import finetune, probe
+from .recipe.history import Epoch, best_epoch
 from .run_folder import read_json, read_tensors, write_json, write_tensors
 
 _UNEQUAL = 3.0
@@ -38,13 +39,13 @@ class Trained:
     device: torch.device
     stage: str
     head: probe.Head | None
-    history: list[finetune.Epoch]
+    history: list[Epoch]
     plan: dict[str, Any]
 
     @property
     def epoch(self) -> int:
         """The unfrozen epoch whose weights are kept; 0 for the head."""
-        return finetune.best_epoch(self.history).epoch if self.history else 0
+        return best_epoch(self.history).epoch if self.history else 0
 
 
 def train(
@@ -84,7 +85,7 @@ def train(
     checkpoint = folder / "checkpoint"
     head = _frozen(config, data, backbone, device=device, plan=plan, checkpoint=checkpoint, report=report)
     history = _unfrozen(config, data, backbone, device=device, plan=plan, checkpoint=checkpoint, report=report)
-    epoch = finetune.best_epoch(history).epoch if history else 0
+    epoch = best_epoch(history).epoch if history else 0
     if history:
         report.say(_kept(history, head=head is not None))
     stage = "head" if epoch == 0 and head is not None else "finetune"
@@ -186,7 +187,7 @@ def _unfrozen(
     plan: dict[str, Any],
     checkpoint: Path,
     report: Report,
-) -> list[finetune.Epoch]:
+) -> list[Epoch]:
     """Trains all layers; empty history with `--epochs 0`."""
     if not config.epochs:
         return []
@@ -211,8 +212,8 @@ def _unfrozen(
     )
 
 
-def _kept(history: Sequence[finetune.Epoch], *, head: bool) -> str:
-    best, first, last = finetune.best_epoch(history), history[0], history[-1]
+def _kept(history: Sequence[Epoch], *, head: bool) -> str:
+    best, first, last = best_epoch(history), history[0], history[-1]
     figures = f"validation loss {best.validation_loss:.3f}, accuracy {best.validation_accuracy:.1%}"
     if best.epoch == 0:
         what = "the head alone is what is exported" if head else "nothing was learned: try more --epochs"

@@ -9,6 +9,8 @@ from trainer import backbone
 from trainer.errors import TrainerError
 from trainer.recipe import finetune, schedule
 from trainer.recipe.augment import augment
+from trainer.recipe.history import Epoch, best_epoch
+from trainer.recipe.part import Part, cross_entropy, predict
 
 PLAN = finetune.Plan(
     epochs=3,
@@ -27,7 +29,7 @@ def part(count, seed):
     targets = np.arange(count) % 2
     pixels = np.clip(chance.integers(0, 120, (count, 32, 32, 3)) + 100 * targets[:, None, None, None], 0, 255)
     pixels = pixels.astype(np.uint8)
-    return finetune.Part(pixels=lambda positions: pixels[list(positions)], targets=targets.astype(np.int64))
+    return Part(pixels=lambda positions: pixels[list(positions)], targets=targets.astype(np.int64))
 
 
 def build():
@@ -69,9 +71,9 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path):
 def test_the_best_epoch_is_kept(tmp_path):
     """The weights given back answer as the best row of the history says."""
     network, history = train(tmp_path)
-    best = finetune.best_epoch(history)
-    probabilities = finetune.predict(network, part(10, 1), batch_size=4, device=CPU)
-    assert finetune.cross_entropy(probabilities, part(10, 1).targets) == pytest.approx(best.validation_loss, abs=1e-6)
+    best = best_epoch(history)
+    probabilities = predict(network, part(10, 1), batch_size=4, device=CPU)
+    assert cross_entropy(probabilities, part(10, 1).targets) == pytest.approx(best.validation_loss, abs=1e-6)
     assert [row.epoch for row in history] == list(range(len(history)))
 
 
@@ -84,21 +86,19 @@ def test_patience_ends_training_early(tmp_path):
         network, part(64, 0), swapped, plan=plan, device=CPU, checkpoint=tmp_path, report=lambda *_event: None
     )
     after_peak = math.ceil(50 * schedule.WARM_UP_SHARE)
-    assert history[-1].epoch - max(after_peak, finetune.best_epoch(history).epoch) == 2
+    assert history[-1].epoch - max(after_peak, best_epoch(history).epoch) == 2
     assert len(history) < 51
 
 
 def row(epoch, loss, accuracy):
-    return finetune.Epoch(
-        epoch=epoch, train_loss=0.1, validation_loss=loss, validation_accuracy=accuracy, learning_rate=0.1
-    )
+    return Epoch(epoch=epoch, train_loss=0.1, validation_loss=loss, validation_accuracy=accuracy, learning_rate=0.1)
 
 
 def test_an_epoch_must_be_better_in_loss_and_not_worse_in_accuracy():
     """What fine-tuning gives replaces the head only where validation says so on both counts."""
     head = row(0, 0.5, 0.8)
-    assert finetune.best_epoch([head, row(1, 0.4, 0.79), row(2, 0.6, 0.9)]) == head
-    assert finetune.best_epoch([head, row(1, 0.4, 0.8), row(2, 0.45, 0.9)]).epoch == 1
+    assert best_epoch([head, row(1, 0.4, 0.79), row(2, 0.6, 0.9)]) == head
+    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.45, 0.9)]).epoch == 1
 
 
 def test_a_loss_that_is_no_number_is_a_sentence(tmp_path):

@@ -6,7 +6,7 @@ the last finished epoch ends with the same bytes as one that was never stopped.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,25 +20,14 @@ from ..backbone import Backbone
 from ..errors import TrainerError
 from ..run_folder import read_tensors, write_tensors
 from .augment import augment
+from .history import Epoch, beats, best_epoch
+from .part import Part, cross_entropy, predict
 from .schedule import WARM_UP_SHARE, one_cycle
 
 _WEIGHT_DECAY = 0.01
 _EARLIEST_RATE = 0.1
 # The only common base of the BatchNorm classes.
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The images of one split.
-
-    Attributes:
-        pixels: Gives uint8 [n, H, W, 3] for a sequence of positions within the part.
-        targets: Class of each image, int64 [images].
-    """
-
-    pixels: Callable[[Sequence[int]], NDArray[np.uint8]]
-    targets: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,51 +51,6 @@ class Plan:
     seed: int
     weighted_loss: bool
     weighted_sampling: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One row of the history.
-
-    Attributes:
-        epoch: From 1; 0 is the state before the first unfrozen epoch.
-        train_loss: Mean cross-entropy of the (changed) training images; None for epoch 0.
-        validation_loss: Mean cross-entropy on validation.
-        validation_accuracy: Share of validation images whose best class is right.
-        learning_rate: Rate of the last layers at the epoch's end.
-    """
-
-    epoch: int
-    train_loss: float | None
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-
-
-def predict(
-    backbone: Backbone,
-    part: Part,
-    *,
-    batch_size: int,
-    device: torch.device,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
-) -> NDArray[np.float32]:
-    """Softmax probabilities of the part's images: float32 [images, labels]."""
-    backbone.network.eval()
-    count = len(part.targets)
-    rows = []
-    with torch.inference_mode():
-        for begin in range(0, count, batch_size):
-            images = torch.from_numpy(part.pixels(range(begin, min(begin + batch_size, count)))).to(device)
-            rows.append(backbone.network(backbone.normalised(images)).softmax(dim=1).cpu().numpy())
-            report(min(begin + batch_size, count), count)
-    return np.concatenate(rows)
-
-
-def cross_entropy(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Mean cross-entropy of softmax probabilities [images, labels], in nats."""
-    picked = probabilities[np.arange(len(targets)), targets].astype(np.float64)
-    return float(-np.log(np.clip(picked, 1e-12, None)).mean())
 
 
 def finetune(
@@ -175,20 +119,6 @@ def finetune(
     tensors, _ = read_tensors(checkpoint / "best.safetensors")
     backbone.network.load_state_dict(tensors)
     return history
-
-
-def beats(row: Epoch, other: Epoch) -> bool:
-    """Whether `row` is the better one on validation: a lower loss and no lower accuracy."""
-    return row.validation_loss < other.validation_loss and row.validation_accuracy >= other.validation_accuracy
-
-
-def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """The row whose weights are kept: the last that beat all kept before it."""
-    best = history[0]
-    for row in history[1:]:
-        if beats(row, best):
-            best = row
-    return best
 
 
 def _groups(backbone: Backbone, learning_rate: float) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..recipe.finetune import Epoch
+from ..recipe.history import Epoch
 from ..recipe.schedule import one_cycle
 from ..run_folder import write_atomically
 
