@@ -1,10 +1,9 @@
 """The checked ONNX file: uint8 NHWC in, probabilities out, metadata inside, the same answers as the checkpoint."""
 
-import contextlib
-import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,16 +127,12 @@ def check_parity(
     return Parity(image_count=total, top1_agreement=agreeing / total, largest_difference=largest)
 
 
-@contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202  # a generator of nothing
-    """Without the exporter's own chatter, which says nothing a person could act on."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own warnings and log lines, which say nothing that a person could act on."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

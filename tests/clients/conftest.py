@@ -22,6 +22,7 @@ class Script:
     silent: Counter[bytes] = field(default_factory=Counter)  # not answered so many times
     poison: set[bytes] = field(default_factory=set)  # breaks its stream each time
     breaks_after: list[int] = field(default_factory=list)  # answers that each stream gives before it breaks
+    stream_ends: list[Refusal] = field(default_factory=list)  # how streams end once an image has come, in turn
     call_refusals: list[Refusal] = field(default_factory=list)  # of GetModel and Classify, in turn
     hold: int = 1  # answers come, last one first, when so many images wait or none follows at once
     twice: bool = False
@@ -70,6 +71,9 @@ class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelSe
         script = self.script
         self._begin(context, refuses=False)
         script.stream_count += 1
+        if script.stream_ends:
+            next(request_iterator)
+            context.abort_with_status(rpc_status.to_status(to_status(script.stream_ends.pop(0))))
         left = script.breaks_after.pop(0) if script.breaks_after else None
         waiting: list[classify_pb2.StreamClassifyRequest] = []
         arrived = threading.Condition()

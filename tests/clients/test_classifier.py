@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -169,6 +170,24 @@ def test_a_full_queue_and_a_draining_server_are_tried_again_within_a_stream(runn
     with Classifier(running.address, model="fox") as classifier:
         assert labels_of(classifier.classify_many(images(6), window=2)) == images(6)
     assert running.script.stream_count == 2
+
+
+def test_a_server_that_stops_is_no_images_fault(running):
+    """A server that goes on ending streams while it drains costs no image, and is not stormed with new ones."""
+    running.script.stream_ends = [ShuttingDown("bye")] * 5
+    with Classifier(running.address, model="fox") as classifier:
+        began = time.monotonic()
+        assert labels_of(classifier.classify_many(images(6), window=2)) == images(6)
+    assert running.script.stream_count == 6
+    assert time.monotonic() - began > 0.05 + 0.1 + 0.2 + 0.4 + 0.8  # the least of each doubled pause
+
+
+def test_a_server_that_never_finishes_stopping_ends_the_job(running):
+    """Turned away for `timeout_seconds`, every image left has the server's own refusal."""
+    running.script.stream_ends = [ShuttingDown("bye")] * 99
+    with Classifier(running.address, model="fox", timeout_seconds=0.3) as classifier:
+        results = list(classifier.classify_many(images(4), window=2))
+    assert [type(result.refusal) for result in results] == [ShuttingDown] * 4
 
 
 def test_a_queue_that_stays_full_refuses_its_image(running):

@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,15 +10,6 @@ import pytest
 from PIL import Image
 
 PROGRAMS = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="session")
-def shared():
-    """The folder of real data and weights, where there is one."""
-    folder = os.environ.get("TRAPLINE_SHARED")
-    if not folder:
-        pytest.skip("TRAPLINE_SHARED is not set: no real photos and weights here")
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")

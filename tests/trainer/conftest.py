@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,12 +21,3 @@ def draw_photos(folder, *, count=12, seed=0, side_px=48):
 def draw():
     """The function that draws a data set."""
     return draw_photos
-
-
-@pytest.fixture(scope="session")
-def shared():
-    """The folder of real data and weights, where there is one."""
-    folder = os.environ.get("TRAPLINE_SHARED")
-    if not folder:
-        pytest.skip("TRAPLINE_SHARED is not set: no real photos and weights here")
-    return Path(folder)

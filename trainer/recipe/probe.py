@@ -72,6 +72,8 @@ def features(
     return out
 
 
+# One thread: the matrices are small, and a pool that waits for a busy core takes a hundred times longer.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def fit_head(
     inputs: NDArray[np.float32],
     targets: NDArray[np.int64],
@@ -93,21 +95,6 @@ def fit_head(
         seed: Seed of the folds.
         report: Told fits done and in all.
     """
-    # One thread: the matrices are small, and a pool that waits for a busy core takes a hundred times longer.
-    with threadpool_limits(limits=1, user_api="blas"):
-        return _fit_head(inputs, targets, groups, label_count=label_count, balanced=balanced, seed=seed, report=report)
-
-
-def _fit_head(
-    inputs: NDArray[np.float32],
-    targets: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    *,
-    label_count: int,
-    balanced: bool,
-    seed: int,
-    report: Callable[[int, int], None],
-) -> Head:
     strength, losses = _choose_strength(inputs, targets, groups, balanced=balanced, seed=seed, report=report)
     solver = _Solver(inputs, targets, balanced=balanced)
     solver.fit(strength)
