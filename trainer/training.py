@@ -217,7 +217,10 @@ def _kept(history: Sequence[Epoch], *, head: bool) -> str:
     figures = f"validation loss {best.validation_loss:.3f}, accuracy {best.validation_accuracy:.1%}"
     if best.epoch == 0:
         what = "the head alone is what is exported" if head else "nothing was learned: try more --epochs"
-        return f"fine-tuning for {last.epoch} epochs did not beat what it began with on validation ({figures}); {what}"
+        return (
+            f"fine-tuning for {last.epoch} epochs did not beat what it began with on validation ({figures}) "
+            f"by more than one standard error; {what}"
+        )
     since = "the head alone" if head else "before training"
     return (
         f"kept epoch {best.epoch} of {last.epoch}: {figures} "

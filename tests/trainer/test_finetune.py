@@ -90,8 +90,15 @@ def test_patience_ends_training_early(tmp_path):
     assert len(history) < 51
 
 
-def row(epoch, loss, accuracy):
-    return Epoch(epoch=epoch, train_loss=0.1, validation_loss=loss, validation_accuracy=accuracy, learning_rate=0.1)
+def row(epoch, loss, accuracy, *, standard_error=0.02):
+    return Epoch(
+        epoch=epoch,
+        train_loss=0.1,
+        validation_loss=loss,
+        validation_accuracy=accuracy,
+        learning_rate=0.1,
+        standard_error=standard_error,
+    )
 
 
 def test_an_epoch_must_be_better_in_loss_and_not_worse_in_accuracy():
@@ -99,6 +106,14 @@ def test_an_epoch_must_be_better_in_loss_and_not_worse_in_accuracy():
     head = row(0, 0.5, 0.8)
     assert best_epoch([head, row(1, 0.4, 0.79), row(2, 0.6, 0.9)]) == head
     assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.45, 0.9)]).epoch == 1
+    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.39, 0.8)]).epoch == 2
+
+
+def test_the_head_gives_way_only_to_more_than_one_standard_error():
+    """A gain that chance explains does not replace the head; the next epochs are compared as they are."""
+    head = row(0, 0.5, 0.8)
+    assert best_epoch([head, row(1, 0.45, 0.8, standard_error=0.06)]) == head
+    assert best_epoch([head, row(1, 0.43, 0.8, standard_error=0.06)]).epoch == 1
 
 
 def test_a_loss_that_is_no_number_is_a_sentence(tmp_path):

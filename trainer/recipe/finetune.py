@@ -21,7 +21,7 @@ from ..errors import TrainerError
 from ..run_folder import read_tensors, write_tensors
 from .augment import augment
 from .history import Epoch, beats, best_epoch
-from .part import Part, cross_entropy, predict
+from .part import Part, losses, predict
 from .schedule import WARM_UP_SHARE, one_cycle
 
 _WEIGHT_DECAY = 0.01
@@ -84,8 +84,13 @@ def finetune(
     optimizer = torch.optim.AdamW(parameters, weight_decay=_WEIGHT_DECAY)
     history = _resumed(backbone, optimizer, checkpoint)
     if not history:
-        history = [_validated(backbone, validation, plan=plan, device=device, epoch=0, train_loss=None, rate=0.0)]
+        start = _losses(backbone, validation, plan=plan, device=device)
+        write_tensors(
+            checkpoint / "start.safetensors", {key: torch.from_numpy(value) for key, value in start.items()}, {}
+        )
         write_tensors(checkpoint / "best.safetensors", _state(backbone), {})
+        history = [_row(start, start, epoch=0, train_loss=None, rate=0.0)]
+    start = {name: value.numpy() for name, value in read_tensors(checkpoint / "start.safetensors")[0].items()}
     steps = max(1, len(train.targets) // plan.batch_size)
     class_weights = _class_weights(train.targets, backbone.head.out_features).to(device) if plan.weighted_loss else None
     for epoch in range(len(history), plan.epochs + 1):
@@ -104,7 +109,8 @@ def finetune(
             report=report,
         )
         rate = plan.learning_rate * one_cycle(epoch * steps - 1, plan.epochs * steps)
-        row = _validated(backbone, validation, plan=plan, device=device, epoch=epoch, train_loss=loss, rate=rate)
+        seen = _losses(backbone, validation, plan=plan, device=device)
+        row = _row(seen, start, epoch=epoch, train_loss=loss, rate=rate)
         better = beats(row, best_epoch(history))
         history.append(row)
         # The best weights first: stopped in between, the epoch is done again and writes the same bytes.
@@ -190,23 +196,31 @@ def _class_weights(targets: NDArray[np.int64], label_count: int) -> Tensor:
     return torch.tensor(len(targets) / (label_count * counts), dtype=torch.float32)
 
 
-def _validated(
-    backbone: Backbone,
-    validation: Part,
+def _losses(
+    backbone: Backbone, validation: Part, *, plan: Plan, device: torch.device
+) -> dict[str, NDArray[np.float64]]:
+    """Loss of each validation image, and 1 where its best class is right."""
+    probabilities = predict(backbone, validation, batch_size=plan.batch_size, device=device)
+    right = (probabilities.argmax(axis=1) == validation.targets).astype(np.float64)
+    return {"losses": losses(probabilities, validation.targets), "right": right}
+
+
+def _row(
+    seen: dict[str, NDArray[np.float64]],
+    start: dict[str, NDArray[np.float64]],
     *,
-    plan: Plan,
-    device: torch.device,
     epoch: int,
     train_loss: float | None,
     rate: float,
 ) -> Epoch:
-    probabilities = predict(backbone, validation, batch_size=plan.batch_size, device=device)
+    differences = seen["losses"] - start["losses"]
     return Epoch(
         epoch=epoch,
         train_loss=train_loss,
-        validation_loss=cross_entropy(probabilities, validation.targets),
-        validation_accuracy=float((probabilities.argmax(axis=1) == validation.targets).mean()),
+        validation_loss=float(seen["losses"].mean()),
+        validation_accuracy=float(seen["right"].mean()),
         learning_rate=rate,
+        standard_error=float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0,
     )
 
 

@@ -43,7 +43,12 @@ def predict(
     return np.concatenate(rows)
 
 
+def losses(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Cross-entropy of each image, in nats, float64 [images], from softmax probabilities [images, labels]."""
+    picked = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    return -np.log(np.clip(picked, 1e-12, None))
+
+
 def cross_entropy(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
     """Mean cross-entropy of softmax probabilities [images, labels], in nats."""
-    picked = probabilities[np.arange(len(targets)), targets].astype(np.float64)
-    return float(-np.log(np.clip(picked, 1e-12, None)).mean())
+    return float(losses(probabilities, targets).mean())
