@@ -33,6 +33,7 @@ lint: install
 
 protos: install
 	$(BIN)/python protos/generate.py
+	$(BIN)/python docs/configuration.py
 
 bench: install
 	$(BIN)/python benchmarks/preprocess.py

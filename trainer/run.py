@@ -5,6 +5,7 @@ Torch takes more than ten seconds to import, so it is imported in the background
 
 import csv
 import ctypes
+import hashlib
 import importlib
 import os
 import platform
@@ -81,7 +82,7 @@ def run(config: RunConfig, folder: RunFolder, report: Report) -> str:
         metrics = write_results(config, data, trained, folder.path, rules=rules, report=report)
         result = sentences(metrics, folder.path)
         if config.publish is not None and config.model_id is not None:
-            version = publish(folder.path / MODEL_FILE, config.publish, config.model_id)
+            version = _published(folder, folder.path / MODEL_FILE, config.publish, config.model_id)
             result += f"\npublished {config.model_id} version {version.name}: {version}"
         folder.set_state("done", fingerprint=mark, result=result, seconds=round(time.monotonic() - began, 1))
         return result
@@ -136,6 +137,16 @@ def _divided(config: RunConfig, folder: RunFolder, photos: Scan, *, cache: Pixel
     for note in parts.notes:
         report.say(note)
     return Data(scan=photos, split=parts, cache=cache)
+
+
+def _published(folder: RunFolder, model: Path, models: Path, model_id: str) -> Path:
+    """Publishes once, also where an earlier process was killed between publishing and saying so."""
+    earlier = folder.state.get("publishing")
+    for version in models.glob(f"{model_id}/*/{model.name}") if earlier else ():
+        if hashlib.sha256(version.read_bytes()).hexdigest() == earlier:
+            return version.parent
+    folder.set_state("running", publishing=hashlib.sha256(model.read_bytes()).hexdigest())
+    return publish(model, models, model_id)
 
 
 def _scanned_before(folder: Path) -> dict[str, str]:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# A run imports torch and exports: a minute on a quiet machine, several on a busy one.
+pytestmark = pytest.mark.timeout(500)
+
 UNREADABLE = {
     "african_elephants_truncated_file.jpg",
     "broken.png",
@@ -39,6 +42,7 @@ def trained(tmp_path_factory, draw_jpegs, call):
         *("trainer", "run", photos, "--out", home / "run", "--backbone", "resnet18", "--weights", "none"),
         *("--image-px", "64", "--epochs", "2", "--batch-size", "8", "--cache-dir", home / "cache"),
         *("--publish", home / "models", "--model-id", "pair", "--group-by", "none"),
+        timeout_seconds=400,
     )
     return home
 

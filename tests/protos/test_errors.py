@@ -9,7 +9,8 @@ from grpc_status import rpc_status
 from trapline import errors
 from trapline.v1.error_reason_pb2 import ErrorReason
 
-REFUSALS = errors.Refusal.__subclasses__()
+# By the module: programs may have refusals of their own (the clients do), which never cross the wire.
+REFUSALS = [kind for kind in errors.Refusal.__subclasses__() if kind.__module__ == errors.__name__]
 #: Reasons that TrainService gives; `trainer` declares their classes.
 OF_TRAIN_SERVICE = {"DATASET_INVALID", "TRAIN_JOB_NOT_FOUND", "TRAIN_JOB_WRONG_STATE"}
 METHOD = "/trapline.v1.ClassifyService/Classify"

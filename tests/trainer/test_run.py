@@ -16,13 +16,16 @@ from PIL import Image
 
 from trapline import model_file
 
+# A run imports torch and exports: half a minute on a quiet machine, several on a busy one.
+pytestmark = pytest.mark.timeout(500)
+
 TRAINER = Path(sys.executable).parent / "trainer"
 FAST = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-px", "32", "--batch-size", "8")
 
 
 def trainer(*arguments, code=0, **options):
     done = subprocess.run(
-        [TRAINER, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=110, **options
+        [TRAINER, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=400, **options
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -173,7 +176,7 @@ def test_interrupted_and_resumed_equals_unbroken(whole, tmp_path):
         if line.startswith("split by"):
             break
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
+    rest = process.communicate(timeout=200)[1]
     assert process.returncode == 130, rest
     assert "Traceback" not in rest
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "interrupted"

@@ -1,0 +1,157 @@
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+TOP = Path(__file__).parents[2]
+OTHER_PAGES = ("README.md", "deploy/README.md", "benchmarks/README.md", ".github/CONTRIBUTING.md")
+PAGES = sorted([*(TOP / "docs").rglob("*.md"), *(TOP / name for name in OTHER_PAGES)])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+#: A value other than the default for each option; what is not here takes one by its type.
+VALUES = {
+    "batch-size": "8", "device": "cpu", "fit": "letterbox", "group-by": "exif", "balance": "loss", "image-px": "32",
+    "learning-rate": "0.5", "listen": "there:1", "max-queue-mib": "512", "metrics": "there:2", "model": "some",
+    "model-id": "some", "models": "here", "out": "x.csv", "server": "there:1", "threads": "3",
+}  # fmt: skip
+
+#: Option names as people type them. An option may be added; one that was released is never renamed or taken away.
+FROZEN = {
+    "trainer sample": "OUT --seed",
+    "trainer run": "DATA --backbone --balance --batch-size --cache-dir --config --epochs --fit --group-by --groups "
+    "--image-px --learning-rate --model-id --out --publish --seed --test-share --val-share --weights",
+    "trainer evaluate": "MODEL DATA --json",
+    "trainer publish": "MODEL MODELS --model-id",
+    "server run": "--allow-empty --config --device --drain-seconds --gpu-memory-mib --listen --max-batch "
+    "--max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib --max-queue-ms --metrics "
+    "--models --reflection --tf32 --threads --watch",
+    "server check": "--config --device --gpu-memory-mib --max-batch --models --tf32 --threads",
+    "trapline classify": "PATHS --model --out --server --timeout-seconds --top-k --window",
+    "trapline models": "--json --server --timeout-seconds",
+    "trapline reload": "MODEL --server --timeout-seconds --version",
+}
+
+
+@pytest.fixture(name="configuration", scope="module")
+def _configuration() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("configuration", TOP / "docs" / "configuration.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_options_is_current(configuration):
+    """docs/configuration.md says what the declarations say now."""
+    written = configuration.PAGE.read_text(encoding="utf-8")
+    assert written == configuration.text(), "run `python docs/configuration.py`"
+
+
+def test_option_names_are_frozen(configuration):
+    """No verb loses, gains or renames an option unless this list says so too."""
+    assert {verb: set(configuration.flags(options)) for verb, options in configuration.VERBS.items()} == {
+        verb: set(names.split()) for verb, names in FROZEN.items()
+    }
+
+
+@pytest.mark.parametrize("verb", FROZEN)
+def test_the_page_names_flags_as_help_does(configuration, verb, capsys):
+    """Every option of the page is one that `--help` tells, and the other way round."""
+    options = configuration.VERBS[verb]
+    with pytest.raises(SystemExit):
+        options(_cli_parse_args=["--help"], _cli_prog_name=verb)
+    told = set(re.findall(r"^  (?:-h, )?((?:--)?[A-Za-z0-9-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert told - {"--help"} == set(configuration.flags(options))
+
+
+@pytest.mark.parametrize("verb", FROZEN)
+def test_the_page_names_variables_that_are_read(configuration, verb, monkeypatch):
+    """Every environment variable of the page sets its option."""
+    options = configuration.VERBS[verb]
+    section = configuration.text().split(f"\n## {verb}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `--([a-z0-9-]+)`[^|]*\| `([A-Z0-9_]+)` \|", section, re.MULTILINE)
+    assert len(rows) == sum(name.startswith("--") for name in FROZEN[verb].split())
+    words = [name.lower() for name in FROZEN[verb].split() if name.isupper()]
+    fields = {(field.alias or name).replace("_", "-"): (name, field) for name, field in options.model_fields.items()}
+    for flag, variable in rows:
+        name, field = fields[flag]
+        if flag == "config":
+            continue  # names a file; tests/protos/test_command_line.py has it
+        by_type = {bool: str(not field.default), int: "2", float: "0.25"}
+        value = VALUES.get(flag) or by_type.get(field.annotation, "some")
+        with monkeypatch.context() as patch:
+            for other, variable_of_other in rows:
+                if fields[other][1].is_required() or (flag == "publish" and other == "model-id"):
+                    patch.setenv(variable_of_other, VALUES[other])
+            patch.setenv(variable, value)
+            read = getattr(options(_cli_parse_args=words), name)
+        assert str(read) == value, variable
+        assert field.is_required() or read != field.default, variable
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TOP).as_posix())
+def test_relative_links_lead_somewhere(page):
+    """No page links to a file that is not there, or to a heading that the page it names lacks."""
+    text = page.read_text(encoding="utf-8")
+    broken = []
+    for target in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, heading = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        if not path.exists() or (heading and heading not in _headings(path)):
+            broken.append(target)
+    assert not broken
+
+
+def _headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_the_model_pages_code_runs(tmp_path, capsys):
+    """The ten lines of docs/model-file.md read a model file and print each label with its score."""
+    from PIL import Image
+
+    text = (TOP / "docs" / "model-file.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    photo, model = tmp_path / "photo.png", tmp_path / "model.onnx"
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(photo)
+    model.write_bytes(_red_or_blue())
+    exec(compile(code, "docs/model-file.md", "exec"), {"PHOTO": str(photo), "MODEL": str(model)})
+    assert capsys.readouterr().out.split() == ["red", "1.0", "blue", "0.0"]
+
+
+def _red_or_blue() -> bytes:
+    """An ONNX file that tells red pictures from blue ones, with Trapline's metadata."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from trapline import model_file, preprocessing
+    from trapline.v1.metadata_pb2 import Label, ModelMetadata
+
+    weight = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
+    nodes = [
+        helper.make_node("Cast", [model_file.INPUT_NAME], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [model_file.PROBABILITIES_NAME]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "red_or_blue",
+        [helper.make_tensor_value_info(model_file.INPUT_NAME, TensorProto.UINT8, ["N", 8, 8, 3])],
+        [helper.make_tensor_value_info(model_file.PROBABILITIES_NAME, TensorProto.FLOAT, ["N", 2])],
+        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    metadata = ModelMetadata(
+        labels=[Label(id="red", display_name="Red"), Label(id="blue", display_name="Blue")],
+        preprocessing=preprocessing.rules(fit="stretch", image_px=8),
+    )
+    helper.set_model_props(model, model_file.to_properties(metadata))
+    return model.SerializeToString()
