@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from trapline import command_line
 from trapline.command_line import Options, Verb
 from trapline.errors import UsageError
+from trapline.model_file import check_model_id
 
 
 def _is_address(text: str) -> str:
@@ -23,6 +24,7 @@ def _is_address(text: str) -> str:
 
 
 _Address = Annotated[str, AfterValidator(_is_address)]
+_ModelId = Annotated[str, AfterValidator(check_model_id)]
 _SERVER = Field(
     "127.0.0.1:50051", description="the server's address, HOST:PORT or a gRPC target such as dns:///HOST:PORT"
 )
@@ -38,7 +40,7 @@ class ClassifyOptions(Options):
         description="photos, taken whatever their names, and folders, walked for files with an image's name",
     )
     server: _Address = _SERVER
-    model: str = Field(min_length=1, description="id of the model to ask, as `trapline models` lists it")
+    model: _ModelId = Field(description="id of the model to ask, as `trapline models` lists it")
     out: Path | None = Field(None, description="file for the rows, .csv or .json; without it they are printed")
     top_k: int = Field(3, ge=1, le=1000, description="predictions for each image, best first")
     window: int = Field(64, ge=1, le=4096, description="most images under way at a time (and at most 128 MiB of them)")
@@ -66,7 +68,7 @@ class ReloadOptions(Options):
 
     model_config = SettingsConfigDict(env_prefix="TRAPLINE_")
 
-    model: CliPositionalArg[str] = Field(min_length=1, description="id of the model, as `trapline models` lists it")
+    model: CliPositionalArg[_ModelId] = Field(description="id of the model, as `trapline models` lists it")
     server: _Address = _SERVER
     version: str = Field("", description="version to serve and to stay with; the newest without it")
     timeout_seconds: float = Field(

@@ -121,7 +121,7 @@ class Connection:
             if model.state == model_pb2.Model.STATE_LOADING:
                 raise ModelLoading(f"{name} is still being loaded; try again in a while", model=name)
             if model.state == model_pb2.Model.STATE_FAILED:
-                raise ModelInvalid(f"{name} cannot be served: {model.last_error.message}", model=name)
+                raise ModelInvalid(model.last_error.message or f"{name} cannot be served", model=name)
             return model
 
         return self.persist(attempt, timeout_seconds=timeout_seconds, unreachable_seconds=unreachable_seconds)
@@ -130,7 +130,7 @@ class Connection:
         """`refusal` in words for a person, where gRPC itself made it and not a Trapline server."""
         if refusal.reason != ErrorReason.ERROR_REASON_UNSPECIFIED or isinstance(refusal, ServerUnreachable):
             return refusal
-        detail = refusal.message.rpartition(": ")[2] or refusal.code.name
+        detail = refusal.message.rpartition(": ")[2].rstrip("]") or refusal.code.name
         if refusal.code is grpc.StatusCode.UNAVAILABLE:
             return ServerUnreachable(
                 f"cannot reach the server at {self.address} ({detail}); start one with `server run`"

@@ -8,8 +8,9 @@ refused with DEADLINE_EXCEEDED.
 
 A broken stream costs nothing but time: what is unanswered is sent again once GetModel has shown that the server is
 back. An image that was under way when a stream broke twice is suspected of breaking it: suspects go alone, one at a
-time, so that after four breaks only the culprit is refused. A server out of reach for `timeout_seconds` ends the job:
-every image left is refused with the same sentence.
+time, so that after four breaks only the culprit is refused. A server that ends a stream because it stops breaks
+nothing, however often that happens. A server out of reach, or about to stop, for `timeout_seconds` ends the job: every
+image left is refused with the same sentence.
 """
 
 import math
@@ -25,7 +26,7 @@ from trapline.v1.error_reason_pb2 import ErrorReason
 from .answers import Answer, Result, Source, outcome_of
 from .connection import Connection, backoff_seconds, is_worth_retrying
 from .images import read_image
-from .outstanding import GUILTY_BREAKS, SUSPECT_BREAKS, Image, Outstanding
+from .outstanding import GUILTY_BREAKS, Image, Outstanding
 from .stream import Ended, Event, Sent, Stream
 
 #: How long a stream takes new images, in seconds.
@@ -71,6 +72,10 @@ class ResendingStream:
         self._retired = False
         self._renew_time = 0.0
         self._limit_bytes = 0
+        # Since the last result: streams that ended, the last one's reason, and when servers began to turn us away.
+        self._vain_count = 0
+        self._last_end: Refusal | None = None
+        self._turned_away_time = math.inf
 
     def results(self, sources: Iterable[Source]) -> Generator[Result, None, None]:
         """One result for each of `sources`, as they come; to be called once.
@@ -96,6 +101,10 @@ class ResendingStream:
 
     def _open(self) -> Refusal | None:
         """Opens a stream once the server shows that it serves the model; else gives the reason to stop trying."""
+        if self._last_end is not None:
+            if time.monotonic() >= self._turned_away_time + self._timeout_seconds:
+                return self._last_end
+            time.sleep(backoff_seconds(self._vain_count - 1, self._last_end))
         try:
             model = self._connection.serving_model(
                 self._model, timeout_seconds=self._timeout_seconds, unreachable_seconds=self._timeout_seconds
@@ -179,6 +188,7 @@ class ResendingStream:
             image.overdue_time = time.monotonic() + self._timeout_seconds
             return
         del self._outstanding.under_way[image.index]
+        self._vain_count, self._last_end, self._turned_away_time = 0, None, math.inf
         outcome = outcome_of(event.content.result)
         if isinstance(outcome, Answer) or not self._may_try_again(image, outcome):
             self._finish(image, outcome)
@@ -205,19 +215,22 @@ class ResendingStream:
     def _ended(self, refusal: Refusal | None) -> None:
         self._stream = None
         refusal = refusal or InternalError("the server ended the stream before it had answered")
-        pause_end = time.monotonic() + backoff_seconds(0, refusal)
-        for image in self._outstanding.in_order():
-            if image.index not in self._outstanding.under_way:
-                continue
+        self._vain_count, self._last_end = self._vain_count + 1, refusal
+        if refusal.reason == ErrorReason.ERROR_REASON_SHUTTING_DOWN:
+            self._turned_away_time = min(self._turned_away_time, time.monotonic())
+        else:
+            self._suspect_all_under_way(refusal)
+        self._outstanding.send_all_again()
+
+    def _suspect_all_under_way(self, refusal: Refusal) -> None:
+        for image in list(self._outstanding.under_way.values()):
             image.break_count += 1
             if image.break_count >= GUILTY_BREAKS:
                 why = f"{GUILTY_BREAKS} streams broke with this image under way, the last with {refusal.code.name}"
                 guilty = Refusal(f"{why} ({refusal.message})")
                 guilty.code, guilty.reason = refusal.code, refusal.reason
                 self._finish(self._outstanding.under_way.pop(image.index), guilty)
-            elif image.break_count >= SUSPECT_BREAKS:
-                image.due_time = pause_end
-        self._outstanding.send_all_again()
+                self._vain_count = 1
 
     def _retire(self, wanted: bool) -> None:
         if wanted and not self._retired and self._stream is not None:

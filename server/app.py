@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from trapline.errors import TraplineError, UsageError
+from trapline.processors import thread_count
 from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
 
 from .addresses import cannot_listen, check_free, joined, split
@@ -27,7 +28,6 @@ from .models import Models
 from .places import QueueLimits
 from .repository import Repository
 from .session import Runtime, Session, read_file
-from .threads import thread_count
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from trapline.command_line import Verb
+from trapline.command_line import Verb, drop_output
 from trapline.command_line import main as run_program
 
 from .config import CheckConfig, ServerConfig
@@ -63,13 +63,21 @@ async def _serve(config: ServerConfig) -> int:
 
 async def _start(server: "Server") -> None:
     await server.start()
-    print(f"server listening listen={server.listen}", flush=True)
+    _announce(f"server listening listen={server.listen}")
     await server.load()
     served = [slot.serving for slot in server.models.slots() if slot.serving is not None]
     models = ",".join(f"{serving.model_id}:{serving.version}" for serving in served) or "none"
     # Only --allow-empty comes here without a model that serves; health then says NOT_SERVING.
     state = "ready" if server.models.ready else "waiting"
-    print(f"server {state} listen={server.listen} metrics={server.metrics_listen or 'off'} models={models}", flush=True)
+    _announce(f"server {state} listen={server.listen} metrics={server.metrics_listen or 'off'} models={models}")
+
+
+def _announce(line: str) -> None:
+    """Prints a line for who started the server; a reader that left is no reason to stop serving."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        drop_output()
 
 
 def _on_signal(asked: "asyncio.Future[int]", number: int) -> None:

@@ -1,7 +1,7 @@
 """Every option of `server`, once: flags, `SERVER_...` variables, YAML keys and help come from these fields."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -34,10 +34,6 @@ class ModelOptions(Options):
     )
 
 
-class CheckConfig(ModelOptions):
-    """Loads every model as `server run` would, and says of each whether it can be served."""
-
-
 class ServerConfig(ModelOptions):
     """Serves the models of a repository over gRPC."""
 
@@ -53,7 +49,10 @@ class ServerConfig(ModelOptions):
     max_queue_mib: int = Field(default=256, ge=1, description="most bytes of one model's accepted images, in MiB")
     max_message_mib: int = Field(default=32, ge=1, le=1024, description="largest request, in MiB")
     max_megapixels: int = Field(
-        default=64, ge=1, le=LARGEST_MEGAPIXELS, description="largest image that is decoded, in million pixels"
+        default=64,
+        ge=1,
+        le=LARGEST_MEGAPIXELS,
+        description=f"largest image that is decoded, in million pixels, {LARGEST_MEGAPIXELS} at most",
     )
     drain_seconds: float = Field(
         default=10, ge=0, le=3600, description="longest time that SIGTERM leaves to calls under way, in seconds"
@@ -95,3 +94,10 @@ class ServerConfig(ModelOptions):
     def settings_line(self) -> str:
         """The effective settings as `name=value` on one line, for the log."""
         return " ".join(f"{name}={value}" for name, value in sorted(self.model_dump(exclude={"config"}).items()))
+
+
+class CheckConfig(ModelOptions):
+    """Loads every model as `server run` would, and says of each whether it can be served."""
+
+    # `run` and `check` may share one file.
+    others_in_file: ClassVar[frozenset[str]] = frozenset(ServerConfig.model_fields)

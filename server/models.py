@@ -1,25 +1,27 @@
 """The models that are served: which version, loading another beside it, swapping one reference while it is in use."""
 
 import asyncio
-import contextlib
+import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from trapline.errors import ModelInvalid, ModelLoading, ModelNotFound, Refusal
 
 from .batcher import Batcher
-from .errors import shown
+from .errors import as_refusal, shown
 from .metrics import Metrics
 from .repository import Repository, parse_version
 from .session import Session
 
 _log = logging.getLogger(__name__)
+# Characters of the sentence about a broken file, which may repeat names out of it: errors travel in HTTP/2 headers.
+_LONGEST_REASON = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +45,7 @@ class ModelSlot:
         tried: Whether loading has been tried to the end.
         error: The version that could not be served last (0 where there is none at all), and why.
         pinned: Whether a reload named the version, so that newer ones are let alone.
-        failed: Versions that could not be served, with their file's signature then.
+        failed: Versions that could not be served: their file's signature then, and why.
         lock: Held while a version is loaded: reloads of one model go one after another.
     """
 
@@ -52,7 +54,7 @@ class ModelSlot:
     tried: bool = False
     error: tuple[int, Refusal] | None = None
     pinned: bool = False
-    failed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    failed: dict[int, tuple[tuple[int, int], Refusal]] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -107,7 +109,7 @@ class Models:
         slot = self._slots.get(model_id)
         if slot is None:
             raise ModelNotFound(
-                f"no model {shown(model_id)} is served here; ListModels tells which are",
+                f"no model {shown(model_id)} is served here; `trapline models` lists those that are",
                 model=f"models/{model_id[:80]}",
             )
         return slot
@@ -130,7 +132,8 @@ class Models:
                 model=f"models/{model_id}",
             )
         assert slot.error is not None, "a model that was tried and does not serve has an error"
-        raise slot.error[1]
+        # A copy: one object raised again and again would collect the traceback, and so the image, of every call.
+        raise copy.copy(slot.error[1])
 
     async def load_all(self) -> None:
         """Loads the newest version of each model that can be served; what cannot is told by its slot."""
@@ -144,9 +147,8 @@ class Models:
         """Loads what is new in the repository: models, and versions newer than the served ones unless pinned."""
         for model_id in self._repository.model_ids():
             slot = self._slots.setdefault(model_id, ModelSlot(model_id=model_id))
-            if not slot.pinned:
-                async with slot.lock:
-                    await self._load_newest(slot)
+            async with slot.lock:
+                await self._load_newest(slot)
 
     async def reload(self, model_id: str, version: str = "") -> ModelSlot:
         """Loads a version anew and swaps it in; the newest, or `version`, which then stays pinned.
@@ -187,7 +189,7 @@ class Models:
             served_before = slot.serving is not None
             try:
                 if not versions:
-                    self._fail(slot, 0, self._no_version(slot))
+                    raise self._invalid(slot, 0, self._no_version(slot))
                 await self._swap(slot, wanted or versions[0])
             except ModelInvalid:
                 if not served_before and wanted is None:
@@ -199,37 +201,44 @@ class Models:
             slot.pinned = wanted is not None
 
     async def _load_newest(self, slot: ModelSlot) -> None:
-        """Serves the newest version that can be, of those newer than the served one and not known to be broken."""
-        errors = [slot.error]
+        """Serves the newest version that can be, of those newer than the served one and not known to be broken.
+
+        To be called with the slot's lock: a reload that was waited for may have pinned a version, which then stays.
+        """
+        if slot.pinned:
+            return
+        errors = list[tuple[int, Refusal]]()
         versions = self._repository.versions(slot.model_id)
         for version in versions:
             if slot.serving is not None and version <= slot.serving.version:
                 break
-            if slot.failed.get(version) == self._repository.signature(slot.model_id, version):
+            signature, why = slot.failed.get(version, (None, None))
+            if why is not None and signature == self._repository.signature(slot.model_id, version):
+                errors.append((version, why))
                 continue
             try:
                 await self._swap(slot, version)
-            except ModelInvalid:
-                errors.append(slot.error)
+            except ModelInvalid as error:
+                errors.append((version, error))
         if not versions and slot.serving is None:
-            with contextlib.suppress(ModelInvalid):
-                self._fail(slot, 0, self._no_version(slot))
-            errors.append(slot.error)
-        least = slot.serving.version if slot.serving is not None else -1
-        newer = [error for error in errors if error is not None and error[0] > least]
-        slot.error = max(newer, key=lambda error: error[0], default=None)
+            errors.append((0, self._invalid(slot, 0, self._no_version(slot))))
+        slot.error = errors[0] if errors else None
         slot.tried = True
 
     async def _swap(self, slot: ModelSlot, version: int) -> None:
         """Loads a version beside the served one, then puts it in its place."""
         signature = self._repository.signature(slot.model_id, version)
         began = time.monotonic()
+        refusal: ModelInvalid | None = None
         try:
             loop = asyncio.get_running_loop()
             session = await loop.run_in_executor(self._loader, self._load, slot.model_id, version)
-        except ModelInvalid as error:
-            slot.failed[version] = signature
-            self._fail(slot, version, error)
+        except Exception as error:  # noqa: BLE001  # whatever a broken file raises, the other models are served
+            refusal = self._invalid(slot, version, as_refusal(error))
+        if refusal is not None:
+            # Out here, so that what is kept has no `error` behind it, whose frames hold the file's bytes and session.
+            slot.failed[version] = (signature, refusal)
+            raise refusal
         seconds = time.monotonic() - began
         now = Timestamp()
         now.GetCurrentTime()
@@ -245,7 +254,8 @@ class Models:
         )
         slot.tried = True
         slot.failed.pop(version, None)
-        if slot.error is not None and slot.error[0] <= version:
+        newer = [each for each in self._repository.versions(slot.model_id) if each > version]
+        if slot.error is not None and slot.error[0] not in newer:
             slot.error = None
         self._count_swap(old, slot.serving, seconds)
         if old is not None:
@@ -263,15 +273,17 @@ class Models:
             self._metrics.model_info.remove(old.model_id, str(old.version))
         self._metrics.model_info.labels(new.model_id, str(new.version)).set(1)
 
-    def _fail(self, slot: ModelSlot, version: int, error: ModelInvalid) -> NoReturn:
-        """Takes note of a version that cannot be served, and raises the refusal that tells of it."""
-        name = f"models/{slot.model_id}"
-        text = f"{name} version {version} cannot be served: {error}" if version else str(error)
+    def _invalid(self, slot: ModelSlot, version: int, error: Refusal) -> ModelInvalid:
+        """Takes note of a version that cannot be served; the refusal that tells of it."""
+        name, reason = f"models/{slot.model_id}", str(error)
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + "…"
+        text = f"{name} version {version} cannot be served: {reason}" if version else reason
         refusal = ModelInvalid(text, model=name, version=version)
         slot.error = (version, refusal)
         self._metrics.load_failures.labels(slot.model_id).inc()
-        _log.error("event=model_invalid model=%s version=%d reason=%r", slot.model_id, version, str(error))
-        raise refusal from error
+        _log.error("event=model_invalid model=%s version=%d reason=%r", slot.model_id, version, reason)
+        return refusal
 
     def _no_version(self, slot: ModelSlot) -> ModelInvalid:
         return ModelInvalid(

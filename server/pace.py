@@ -1,6 +1,8 @@
 """How long a model's images take: measured at warm-up, followed while it serves."""
 
 _WEIGHT = 0.2  # of the newest observation in a moving average
+# One stalled batch (a page-in, a reload's warm-up beside it) or one giant photo must not close the queue for long.
+_LARGEST_RATIO = 20.0
 
 
 class Pace:
@@ -21,13 +23,14 @@ class Pace:
 
     def observe_batch(self, image_count: int, seconds: float) -> None:
         """Takes note that a batch of `image_count` images ran for `seconds`."""
-        # One stalled batch (a page-in, a reload's warm-up beside it) must not close the queue for long.
-        ratio = min(seconds / self._line(image_count), 20.0)
+        ratio = min(seconds / self._line(image_count), _LARGEST_RATIO)
         self._slowdown += _WEIGHT * (ratio - self._slowdown)
 
     def observe_decode(self, seconds: float) -> None:
         """Takes note that decoding one image took `seconds` of one thread."""
-        self._decode += _WEIGHT * (seconds - self._decode) if self._decode else seconds
+        if not self._decode:
+            self._decode = seconds
+        self._decode += _WEIGHT * (min(seconds, _LARGEST_RATIO * self._decode) - self._decode)
 
     def batch_seconds(self, image_count: int) -> float:
         """How long a batch of `image_count` images is expected to run, in seconds; 0 for none."""

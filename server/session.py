@@ -64,8 +64,11 @@ class Session:
         """
         self.digest = hashlib.sha256(content).hexdigest()
         self._session = _open(content, runtime)
-        self.metadata: ModelMetadata = from_properties(self._session.get_modelmeta().custom_metadata_map)
-        _check_graph(self._session, self.metadata)
+        try:
+            self.metadata: ModelMetadata = from_properties(self._session.get_modelmeta().custom_metadata_map)
+            _check_graph(self._session, self.metadata)
+        except UnicodeDecodeError as error:
+            raise ModelInvalid("the text in the file is not UTF-8: it is broken; publish it again") from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._buckets = _buckets(runtime.max_batch) if runtime.device == "cuda" else ()
         self.pace = self._warm_up(runtime.max_batch, decode_threads)

@@ -1,11 +1,11 @@
 """`trainer`: the verbs. Torch is imported by the work itself, never here, so that help and errors come at once."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 from trapline.command_line import Verb
 from trapline.command_line import main as command_line
+from trapline.processors import thread_count
 
 from .config import EvaluateConfig, PublishConfig, RunConfig, SampleConfig
 from .errors import TrainerError, UsageError
@@ -44,7 +44,7 @@ def _evaluate(config: EvaluateConfig) -> int:
     from .evaluate.folder import evaluate
 
     with console_report() as report:
-        figures = evaluate(_model_file(config.model), config.data, threads=_threads(), report=report)
+        figures = evaluate(_model_file(config.model), config.data, threads=thread_count("auto"), report=report)
     if config.json_file is not None:
         write_json(config.json_file, figures)
     low, high = figures["accuracy_interval"]
@@ -106,10 +106,6 @@ def _model_file(path: Path) -> Path:
             f"the run in {path} is {state}, not done; run the same `trainer run` command again to finish it"
         )
     return path / "model.onnx"
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _need(*modules: str) -> None:

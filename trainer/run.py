@@ -7,7 +7,6 @@ import csv
 import ctypes
 import hashlib
 import importlib
-import os
 import platform
 import threading
 import time
@@ -21,6 +20,7 @@ import platformdirs
 
 from trapline import preprocessing
 from trapline.errors import TraplineError
+from trapline.processors import thread_count
 from trapline.v1.metadata_pb2 import Preprocessing
 
 from .builders import builder_record
@@ -65,7 +65,7 @@ def run(config: RunConfig, folder: RunFolder, report: Report) -> str:
     """
     began = time.monotonic()
     _keep_freed_memory()
-    was_done, threads, rules = folder.done, _threads(), _rules(config)
+    was_done, threads, rules = folder.done, thread_count("auto"), _rules(config)
     with _recorded(folder), _importing_torch(), _cache(config, rules) as cache:
         photos = _scanned(config, folder, cache=cache, rules=rules, threads=threads, report=report)
         mark = fingerprint(config.data)
@@ -210,8 +210,3 @@ def _keep_freed_memory() -> None:
         return
     for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
         mallopt(option, value)
-
-
-def _threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 the work failed or some items failed, 2 usage, 130 Ctrl-C,
 """
 
 import argparse
+import errno
 import importlib.metadata
 import os
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import yaml
 from pydantic import ValidationError
@@ -26,7 +27,13 @@ from trapline.errors import TraplineError, UsageError
 
 
 class Options(BaseSettings):
-    """Base of a verb's options. Subclasses set `env_prefix`; the class's docstring is the verb's help."""
+    """Base of a verb's options. Subclasses set `env_prefix`; the class's docstring is the verb's help.
+
+    Attributes:
+        others_in_file: Options of the program's other verbs, which the file of `--config` may hold and this verb skips.
+    """
+
+    others_in_file: ClassVar[frozenset[str]] = frozenset()
 
     model_config = SettingsConfigDict(
         cli_kebab_case=True,
@@ -73,10 +80,11 @@ class _ConfigFile(PydanticBaseSettingsSource):
         if not isinstance(content, dict):
             raise UsageError(f"--config: {path} must hold lines of `option: value`")
         values = {str(key).replace("-", "_"): value for key, value in content.items()}
-        unknown = sorted(set(values) - set(self.settings_cls.model_fields))
+        options = cast("type[Options]", self.settings_cls)
+        unknown = sorted(set(values) - set(options.model_fields) - options.others_in_file)
         if unknown:
             raise UsageError(f"--config: {path} has unknown options: {', '.join(unknown)}")
-        return values
+        return {name: value for name, value in values.items() if name in options.model_fields}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +115,19 @@ def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = 
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(program, verbs, words)
+        try:
+            return _run(program, verbs, words)
+        finally:
+            print(end="", flush=True)  # here, where what fails is told: at its exit Python would complain
     except BrokenPipeError:
+        drop_output()
         return 0  # whoever read our output left (`| head`): nothing more to say
-    finally:
-        _flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        drop_output()
+        _say(f"{program}: error: the disk is full; make room, and run this again")
+        return 1
 
 
 def _run(program: str, verbs: Sequence[Verb], words: list[str]) -> int:
@@ -132,12 +148,9 @@ def _run(program: str, verbs: Sequence[Verb], words: list[str]) -> int:
         return 130
 
 
-def _flush() -> None:
-    """Writes out what is left, here where a reader that left is no failure; at its exit Python would complain."""
-    try:
-        print(end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop_output() -> None:
+    """Lets what could not be printed go nowhere, or Python would try once more at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(program: str, verb: Verb, words: Sequence[str]) -> Options:

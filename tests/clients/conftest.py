@@ -48,6 +48,13 @@ def answer(request: classify_pb2.ClassifyRequest) -> classify_pb2.ClassifyRespon
     )
 
 
+def failed_model() -> model_pb2.Model:
+    """A model that cannot be served."""
+    model = model_pb2.Model(name="models/hen", state=model_pb2.Model.STATE_FAILED)
+    model.last_error.message = "model.onnx is no ONNX file"
+    return model
+
+
 class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelServiceServicer):
     """Both services, as the script says."""
 
@@ -129,8 +136,10 @@ class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelSe
         return classify_pb2.StreamClassifyResponse(request_id=request.request_id, result=result)
 
     def GetModel(self, request, context):  # noqa: N802  # gRPC's name
-        """Knows `models/fox` alone."""
+        """Serves `models/fox`, and knows of `models/hen`."""
         self._begin(context)
+        if request.name == "models/hen":
+            return failed_model()
         if request.name != "models/fox":
             refusal = ModelNotFound(f"{request.name} is not served; see `trapline models`", model=request.name)
             context.abort_with_status(rpc_status.to_status(to_status(refusal)))
@@ -140,9 +149,7 @@ class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelSe
         """Gives two pages of one model."""
         self._begin(context)
         if request.page_token:
-            model = model_pb2.Model(name="models/hen", state=model_pb2.Model.STATE_FAILED)
-            model.last_error.message = "model.onnx is no ONNX file"
-            return model_pb2.ListModelsResponse(models=[model])
+            return model_pb2.ListModelsResponse(models=[failed_model()])
         return model_pb2.ListModelsResponse(models=[self._model()], next_page_token="2")
 
     def ReloadModel(self, request, context):  # noqa: N802  # gRPC's name

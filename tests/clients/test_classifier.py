@@ -11,6 +11,7 @@ from clients.connection import ServerUnreachable
 from trapline.errors import (
     ImageTooLarge,
     ImageUnreadable,
+    ModelInvalid,
     ModelNotFound,
     QueueFull,
     RequestInvalid,
@@ -62,6 +63,13 @@ def test_a_loading_model_is_waited_for(running):
     running.script.loading_count = 2
     with Classifier(running.address, model="fox") as classifier:
         assert classifier.model().version == "3"
+
+
+def test_a_broken_model_is_told_in_the_servers_words(running):
+    """A model that cannot be served is a ModelInvalid with the server's own sentence, once."""
+    with Classifier(running.address, model="hen") as classifier, pytest.raises(ModelInvalid) as failed:
+        classifier.classify_many([b"fox"])
+    assert failed.value.message == "model.onnx is no ONNX file"
 
 
 def test_what_is_wrong_with_the_call_is_said_at_once(running, nobody):

@@ -170,6 +170,7 @@ def test_no_server_and_no_such_model_are_sentences(running, nobody, photos, trap
         (["fox.txt", "--out", "folder.csv"], "folder.csv is a folder"),
         (["fox.txt", "--server", "nowhere"], "--server: must be HOST:PORT"),
         (["fox.txt", "--window", "0"], "--window: must be greater than or equal to 1"),
+        (["fox.txt", "--model", "Red fox"], "--model: the model id 'Red fox' must have"),
         (["fox.txt", "--timeout-seconds", "inf"], "--timeout-seconds: must be less than or equal to 86400"),
         ([], "PATHS"),
     ],
@@ -179,7 +180,7 @@ def test_usage_errors_exit_2(trapline, tmp_path, monkeypatch, arguments, sentenc
     monkeypatch.chdir(tmp_path)
     Path("fox.txt").touch()
     Path("folder.csv").mkdir()
-    code, _, stderr = trapline("classify", *arguments, "--model", "fox")
+    code, _, stderr = trapline("classify", "--model", "fox", *arguments)
     assert code == 2
     assert sentence in stderr
 

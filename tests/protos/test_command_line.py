@@ -235,6 +235,16 @@ def test_a_reader_that_leaves_is_no_failure(program, words):
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("words", [["work", "3"], ["work", "100000"]])
+def test_a_full_disk_is_a_sentence(program, words):
+    """Output that finds no room ends with exit 1 and what to do, for little and for much of it."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*program, *words], check=False, stdout=full, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+    assert (done.stderr, done.returncode) == ("probe: error: the disk is full; make room, and run this again\n", 1)
+
+
 def test_head_gets_its_line(program):
     """What was asked for arrives before the reader leaves."""
     command = f"'{program[0]}' '{program[1]}' work 100000 | head -1"

@@ -280,6 +280,19 @@ async def test_a_drain_can_be_cut_short(kit, models, program, drain_seconds, cod
     await stubs.channel.close()
 
 
+async def test_a_reader_that_leaves_stops_no_server(kit, models, program):
+    """Whoever started the server may read its first line and go: it still loads, serves, and drains with exit 0."""
+    started = program("--models", str(models))
+    stubs = kit.client(await started.line("server listening"))
+    started.process.stdout.close()
+    while await health(stubs) != SERVING:
+        pass
+    await stubs.classify.Classify(kit.request(kit.picture()))
+    started.process.send_signal(signal.SIGTERM)
+    assert await started.ended() == 0
+    await stubs.channel.close()
+
+
 async def test_a_signal_ends_a_server_that_still_loads(kit, models, program):
     """SIGTERM before the models are loaded ends the process in order."""
     kit.publish(models, "slow", 1, kit.model_bytes(work=8))

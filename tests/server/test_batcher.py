@@ -327,3 +327,11 @@ def test_the_pace_follows_the_machine():
     assert pace.wait_seconds(waiting=4, running=0, elapsed_seconds=0) == pytest.approx(0.08, rel=0.01)
     pace.observe_decode(0.5)
     assert pace.wait_seconds(waiting=4, running=0, elapsed_seconds=0) == pytest.approx(1.0)
+
+
+def test_one_giant_photo_does_not_close_the_queue():
+    """After a decode a thousand times as long as the others, a handful of callers is still expected to be served."""
+    pace = Pace(one_seconds=0.001, full_seconds=0.004, max_batch=4, decode_threads=2)
+    for seconds in (0.005, 0.005, 5.0):
+        pace.observe_decode(seconds)
+    assert pace.wait_seconds(waiting=8, running=0, elapsed_seconds=0) < 0.1

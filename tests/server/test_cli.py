@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from server.cli import main
 from server.config import ServerConfig
-from server.threads import cpu_quota, thread_count
+from trapline.processors import cpu_quota, thread_count
 
 SCRIPT = str(Path(sys.executable).with_name("server"))
 
@@ -79,6 +79,17 @@ def test_check_tells_of_every_model(kit, models):
     assert "but version 2 cannot be served" in lines[0]
     assert "no version folder" in lines[1]
     assert "broken: version 1 cannot be served" in lines[2]
+
+
+def test_both_verbs_take_one_file(models, tmp_path):
+    """`check` skips what only `run` knows in a file of options, and refuses what neither does."""
+    file = tmp_path / "server.yaml"
+    file.write_text(f"models: {models}\ndevice: cpu\nmax-queue-ms: 300\nlisten: 127.0.0.1:0\n")
+    assert server("check", "--config", str(file)).returncode == 0
+    file.write_text(f"models: {models}\nmax-queue-seconds: 300\n")
+    ended = server("check", "--config", str(file))
+    assert ended.returncode == 2
+    assert "has unknown options: max_queue_seconds" in ended.stderr
 
 
 def test_check_of_nothing_is_a_failure(tmp_path):

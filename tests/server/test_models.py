@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import os
+import shutil
 import weakref
 
 import grpc
@@ -9,9 +10,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from server.app import build
+from server.app import build, loader
 from server.config import ServerConfig
-from trapline.errors import from_rpc_error, from_status, reason_name
+from server.repository import Repository
+from server.session import Session
+from trapline.errors import ModelInvalid, from_rpc_error, from_status, reason_name
 from trapline.v1 import classify_pb2, model_pb2
 
 NAME = "models/colours"
@@ -66,9 +69,15 @@ def bad_models(kit) -> dict[str, tuple[bytes, str]]:
         "no softmax": (kit.with_nodes(good, without_softmax), "do not sum to 1"),
         "fixed batch": (kit.with_nodes(good, fixed_batch), "batch size is fixed"),
         "other output": (kit.with_nodes(good, renamed_output), "'probabilities'"),
+        "long names": (kit.with_nodes(good, with_a_long_name), "x…$"),
         "other labels": (kit.model_bytes(labels=("a", "b")), "shape"),
         "external": (external(good), "external data"),
+        "no UTF-8": (good.replace(b'"Green"', b'"Gr\xff\xfen"'), "not UTF-8"),
     }
+
+
+def with_a_long_name(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "x" * 20_000
 
 
 def external(good: bytes, name: str = "scale") -> bytes:
@@ -124,11 +133,11 @@ async def test_models_are_listed_in_pages(kit, models):
 async def test_no_broken_version_displaces_a_good_one(kit, models):
     """Every kind of broken file: at start the older version serves, by reload too, and `last_error` says why."""
     bad = bad_models(kit)
-    for model_id, (content, _) in zip("abcdefghijk", bad.values(), strict=True):
+    for model_id, (content, _) in zip("abcdefghijklm", bad.values(), strict=True):
         kit.publish(models, model_id, 1, kit.model_bytes())
         kit.publish(models, model_id, 2, content)
     async with kit.running(models, max_batch=2) as (_, stubs):
-        for model_id, (kind, (_, sentence)) in zip("abcdefghijk", bad.items(), strict=True):
+        for model_id, (kind, (_, sentence)) in zip("abcdefghijklm", bad.items(), strict=True):
             name = f"models/{model_id}"
             model = await stubs.models.GetModel(model_pb2.GetModelRequest(name=name))
             assert (kind, model.version, model.state) == (kind, "1", model_pb2.Model.STATE_ACTIVE)
@@ -157,6 +166,70 @@ async def test_external_data_is_refused_even_where_it_lies_ready(kit, models, tm
         assert "external data" in model.last_error.message
         error = await refusal(stubs.classify.Classify(kit.request(kit.picture(), "models/outside")))
         assert reason_name(error) == "MODEL_INVALID"
+
+
+async def test_a_loader_that_fails_by_itself_harms_no_other_model(kit, models, caplog):
+    """A fault of ours while a version is loaded is told with an id; the server starts, and serves the rest."""
+    load = loader(ServerConfig(models=models, device="cpu", threads=1), Repository(models))
+    kit.publish(models, "faulty", 1, b"")
+
+    def faulty(model_id: str, number: int) -> Session:
+        if model_id == "faulty":
+            raise RuntimeError("secret insides")
+        return load(model_id, number)
+
+    server = build(ServerConfig(models=models, listen="127.0.0.1:0", metrics="", device="cpu"), load=faulty)
+    try:
+        await server.models.load_all()
+        assert server.models.serving("colours").version == 1
+        with pytest.raises(ModelInvalid, match="version 1 cannot be served: internal error"):
+            server.models.serving("faulty")
+        assert "secret insides" in caplog.text
+    finally:
+        await server.stop()
+
+
+async def test_a_broken_version_is_let_go_of(models):
+    """The reason that is kept for a broken version does not keep the version's bytes or session in memory."""
+    kept = []
+
+    def broken(_model_id: str, _number: int) -> Session:
+        session = Session.__new__(Session)
+        kept.append(weakref.ref(session))
+        raise ModelInvalid("it is broken")
+
+    server = build(ServerConfig(models=models, listen="127.0.0.1:0", metrics="", device="cpu"), load=broken)
+    try:
+        await server.models.load_all()
+        with pytest.raises(ModelInvalid):
+            await server.models.reload("colours")
+        gc.collect()
+        assert server.models.slot("colours").error is not None
+        assert [each() for each in kept] == [None, None]
+    finally:
+        await server.stop()
+
+
+async def test_a_broken_version_that_is_taken_away_is_forgotten(kit, models):
+    """`last_error` tells of versions that are there: of the newest one that cannot be served, then of none."""
+    kit.publish(models, "colours", 2, b"junk")
+    kit.publish(models, "colours", 3, b"junk")
+    kit.publish(models, "broken", 1, b"junk")
+    kit.publish(models, "broken", 2, b"junk")
+    async with kit.running(models) as (server, stubs):
+        for number, told in (("3", "2"), ("2", None)):
+            shutil.rmtree(models / "colours" / number)
+            await server.models.refresh()
+            error = server.models.slot("colours").error
+            assert (error and error[1].metadata["version"]) == told
+        shutil.rmtree(models / "broken" / "2")
+        await server.models.refresh()
+        error = await refusal(stubs.classify.Classify(kit.request(kit.picture(), "models/broken")))
+        assert error.metadata["version"] == "1"
+        kit.publish(models, "colours", 4, b"junk")
+        await server.models.refresh()
+        shutil.rmtree(models / "colours" / "4")
+        assert not (await reload(stubs)).HasField("last_error")
 
 
 async def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_refused(kit, models):
@@ -236,6 +309,20 @@ async def test_a_version_can_be_pinned_and_let_go(kit, models):
             error = await refusal(reload(stubs, unknown))
             assert (reason_name(error), error.metadata["version"]) == ("MODEL_NOT_FOUND", unknown)
         assert (await reload(stubs)).version == "3"
+
+
+async def test_a_watch_that_waited_for_a_reload_leaves_its_pin_alone(kit, models):
+    """A look for new versions that began while an older one was being pinned does not serve the newest again."""
+    kit.publish(models, "colours", 2, kit.model_bytes())
+    async with kit.running(models) as (server, _):
+        slot = server.models.slot("colours")
+        async with slot.lock:
+            pinning = asyncio.create_task(server.models.reload("colours", "1"))
+            await asyncio.sleep(0)
+            watching = asyncio.create_task(server.models.refresh())
+            await asyncio.sleep(0)
+        await asyncio.gather(pinning, watching)
+        assert (slot.serving.version, slot.pinned) == (1, True)
 
 
 async def test_reloads_of_one_model_go_one_after_another(kit, models):

@@ -61,10 +61,11 @@ def load(path: Path, *, threads: int) -> ExportedModel:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        properties = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # ONNX Runtime raises classes of its own for each kind of bad file
         raise UsageError(f"{path} is no ONNX file that can be run; name a file that `trainer run` exported") from error
     try:
-        metadata = model_file.from_properties(session.get_modelmeta().custom_metadata_map)
+        metadata = model_file.from_properties(properties)
     except ModelInvalid as error:
         raise UsageError(f"{path}: {error}") from error
     return ExportedModel(metadata=metadata, session=session)

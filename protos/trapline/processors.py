@@ -1,4 +1,4 @@
-"""How many threads the machine, or the container around the process, gives."""
+"""How many processors the machine, or the container around the process, gives: both programs start as many threads."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Literal
 
 
 def thread_count(wanted: int | Literal["auto"], *, cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Threads for models and for decoding: `wanted`, or what affinity and the CPU quota leave.
+    """Threads to start: `wanted`, or what affinity and the CPU quota leave.
 
-    ONNX Runtime counts the node's cores. In a container with a quota of two of 64 that makes 64 threads which wait
-    for each other at every barrier, so the smaller of the two bounds is taken, rounded down, and never below 1.
+    Torch and ONNX Runtime count the node's cores. In a container with a quota of two of 64 that makes 64 threads which
+    wait for each other at every barrier, so the smaller of the two bounds is taken, rounded down, never below 1.
     """
     if wanted != "auto":
         return wanted
