@@ -142,7 +142,7 @@ def _divided(config: RunConfig, folder: RunFolder, photos: Scan, *, cache: Pixel
 def _published(folder: RunFolder, model: Path, models: Path, model_id: str) -> Path:
     """Publishes once, also where an earlier process was killed between publishing and saying so."""
     earlier = folder.state.get("publishing")
-    for version in models.glob(f"{model_id}/*/{model.name}") if earlier else ():
+    for version in models.glob(f"{model_id}/[0-9]*/{model.name}") if earlier else ():
         if hashlib.sha256(version.read_bytes()).hexdigest() == earlier:
             return version.parent
     folder.set_state("running", publishing=hashlib.sha256(model.read_bytes()).hexdigest())

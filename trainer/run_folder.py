@@ -15,6 +15,8 @@ from .errors import TrainerError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Every choice of a run; written when training begins.
+PLAN_FILE = "plan.json"
 _STATE = "state.json"
 _LOCK = ".lock"
 
@@ -130,6 +132,9 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
     if path.is_dir() and not state_path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
         raise UsageError(f"--out: {path} is not empty and no run folder; name a new folder")
     state = read_json(state_path) if state_path.exists() else {}
+    if state and not (path / PLAN_FILE).exists():
+        # It ended before anything was trained, by a mistake in the options or the photos: mending it is no other run.
+        state = {}
     if state:
         _same_options(path, state.get("config"), identity)
     try:

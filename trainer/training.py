@@ -16,7 +16,7 @@ from .errors import UsageError
 from .progress import Progress, Report
 from .recipe import finetune, probe
 from .recipe.history import Epoch, best_epoch
-from .run_folder import read_json, read_tensors, write_json, write_tensors
+from .run_folder import PLAN_FILE, read_json, read_tensors, write_json, write_tensors
 
 _UNEQUAL = 3.0
 _PATIENCE = 3
@@ -80,7 +80,7 @@ def train(
         "pretrained": backbone.pretrained,
         "weights_digest": _digest(backbone),
     }
-    plan = _planned(config, data, folder / "plan.json", choices=choices, report=report)
+    plan = _planned(config, data, folder / PLAN_FILE, choices=choices, report=report)
     torch.set_num_threads(plan["threads"])
     checkpoint = folder / "checkpoint"
     head = _frozen(config, data, backbone, device=device, plan=plan, checkpoint=checkpoint, report=report)
@@ -90,7 +90,7 @@ def train(
         report.say(_kept(history, head=head is not None))
     stage = "head" if epoch == 0 and head is not None else "finetune"
     plan = plan | {"stage": stage, "epoch": epoch, "head_strength": head.strength if head else None}
-    write_json(folder / "plan.json", plan)
+    write_json(folder / PLAN_FILE, plan)
     return Trained(backbone=backbone, device=device, stage=stage, head=head, history=history, plan=plan)
 
 

@@ -3,18 +3,27 @@ import json
 import pytest
 
 from trainer.errors import TrainerError, UsageError
-from trainer.run_folder import open_run, write_atomically, write_json
+from trainer.run_folder import PLAN_FILE, open_run, write_atomically, write_json
 
 
 def test_another_config_is_refused_and_named(tmp_path):
     """A folder of a run with other options is not touched, and the options are named with both values."""
     with open_run(tmp_path / "run", {"epochs": 3, "seed": 0}) as folder:
         folder.set_state("running")
+        write_json(folder.path / PLAN_FILE, {})
     with (
         pytest.raises(UsageError, match=r"--epochs was 3, now 4"),
         open_run(tmp_path / "run", {"epochs": 4, "seed": 0}),
     ):
         pass
+
+
+def test_a_run_that_never_trained_may_be_mended(tmp_path):
+    """A run that failed before training, by a misspelt option or unusable photos, begins anew in the same folder."""
+    with open_run(tmp_path / "run", {"weights": "wrong.pth"}) as folder:
+        folder.set_state("failed", data_digest="old")
+    with open_run(tmp_path / "run", {"weights": "right.pth"}) as folder:
+        assert folder.state == {"config": {"weights": "right.pth"}}
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
