@@ -1,47 +1,49 @@
-"""Test accuracy of whole runs against a plain linear probe on the same features and splits.
+"""Test accuracy of whole runs against a plain linear probe on the same features, by 5-fold grouped cross-validation.
 
-For each set and seed: `trainer run` by its console script, then scikit-learn's logistic regression as it comes (C = 1)
-on standardised features of the same backbone, trained on the run's own training part and scored on its test part. The
-differences are paired by photo; the interval is a bootstrap over photos, since several seeds may test one photo.
+Each fold of a set is the test part of one run, so that every photo is tested once. `trainer run` by its console script,
+against scikit-learn's logistic regression as it comes (C = 1) on standardised features of the same backbone: `probe` is
+fitted on the run's own training part, `probe_all` on training and validation part together. The differences are paired
+by photo. One row a run, added to the JSON file as it ends; what is there already is not run again. See PROTOCOL.md.
 """
 
 import argparse
-import csv
-import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from intervals import Pair, Paired, paired
+from numpy.typing import NDArray
 from preprocess import hardware, versions
+from processes import stop_on_terminate
+from rows import Row, Rows, bits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from splits import FOLDS, RULES, TOP, Divided, by_fold, gathered, scanned
 from threadpoolctl import threadpool_limits
+from tools import BACKBONE, Setting, options_of, run, weights
 
 from trainer import backbone
 from trainer.dataset.cache import PixelCache
-from trainer.dataset.scan import scan
 from trainer.recipe import probe
-from trapline import preprocessing
 
-BACKBONE = "mobilenet_v2"
+SETS = ("hymenoptera", "flowers", "trailcam", "wildlife", "scenes")
+PROBES = {"probe": ("train",), "probe_all": ("train", "val")}
+#: Points that a run must be better than the plain probe, pooled.
+LEAST_POINTS = 1.0
 RESULTS = Path(__file__).parent / "results"
 
 
-def features_of(data: Path, cache_dir: Path, weights: Path) -> dict[str, np.ndarray]:
-    """The frozen backbone's features of every photo, by path."""
-    rules = preprocessing.rules(fit="stretch", image_px=224)
-    built = backbone.build(BACKBONE, label_count=2, image_px=224, weights=str(weights))
-    with PixelCache.open(cache_dir, rules) as cache:
-        photos = scan(data, preprocessing=rules, cache=cache, threads=2, report=lambda _done, _total: None).photos
+def features_of(name: str, work: Path) -> dict[str, NDArray[np.float32]]:
+    """The frozen backbone's features of every photo of a set, by path."""
+    built = backbone.build(BACKBONE, label_count=2, image_px=224, weights=str(weights()))
+    photos = scanned(gathered(name, work), work).photos
+    with PixelCache.open(work / "cache", RULES) as cache:
         rows = probe.features(
             built,
             lambda batch: cache.pixels([photos[index].cache_row for index in batch]),
@@ -49,134 +51,138 @@ def features_of(data: Path, cache_dir: Path, weights: Path) -> dict[str, np.ndar
             batch_size=32,
             device=torch.device("cpu"),
             report=lambda _done, _total: None,
-        )
+        )[0]
     return {photo.path: row for photo, row in zip(photos, rows, strict=True)}
 
 
-def run(data: Path, out: Path, *, seed: int, cache_dir: Path, weights: Path, epochs: int) -> float:
-    """One run by the console script; gives its seconds."""
-    began = time.monotonic()
-    command = [Path(sys.executable).parent / "trainer", "run", data, "--out", out, "--backbone", BACKBONE]
-    command += ["--weights", weights, "--seed", str(seed), "--epochs", str(epochs), "--cache-dir", cache_dir]
-    subprocess.run(command, check=True, capture_output=True)
-    return time.monotonic() - began
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def compared(out: Path, features: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Right or wrong, by Trapline and by the plain probe, for each test photo of one run."""
-    parts = rows_of(out / "split.csv")
-    train = [row for row in parts if row["part"] == "train"]
-    test = [row for row in rows_of(out / "predictions.csv") if row["part"] == "test"]
+def probed(divided: Divided, features: dict[str, NDArray[np.float32]], parts: Iterable[str]) -> str:
+    """The plain probe fitted on `parts`: right or wrong for each test photo."""
+    learnt = [path for path, part in sorted(divided.parts.items()) if part in parts]
     with threadpool_limits(limits=1, user_api="blas"):
         plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        plain.fit(np.stack([features[row["path"]] for row in train]), [row["label"] for row in train])
-        answers = plain.predict(np.stack([features[row["path"]] for row in test]))
-    metrics = json.loads((out / "metrics.json").read_text())
-    return {
-        "paths": [row["path"] for row in test],
-        "trapline": [int(row["predicted"] == row["label"]) for row in test],
-        "probe": [int(answer == row["label"]) for answer, row in zip(answers, test, strict=True)],
-        "stage": metrics["stage"],
-        "epoch": metrics["epoch"],
-    }
+        plain.fit(np.stack([features[path] for path in learnt]), [label(path) for path in learnt])
+        said = plain.predict(np.stack([features[path] for path in divided.test]))
+    return bits(
+        {path: int(answer == label(path)) for path, answer in zip(divided.test, said, strict=True)}, divided.test
+    )
 
 
-def interval(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Accuracies, and the paired difference with a 95 % bootstrap interval over photos, in points."""
-    differences: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row in rows:
-        for path, ours, theirs in zip(row["paths"], row["trapline"], row["probe"], strict=True):
-            differences[row["set"], path].append(ours - theirs)
-    sums = np.array([sum(values) for values in differences.values()])
-    counts = np.array([len(values) for values in differences.values()])
-    chance = np.random.default_rng(0)
-    chosen = chance.integers(0, len(sums), (10_000, len(sums)))
-    low, high = np.quantile(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), [0.025, 0.975]) * 100
-    ours = np.mean(np.concatenate([row["trapline"] for row in rows]))
-    theirs = np.mean(np.concatenate([row["probe"] for row in rows]))
-    return {
-        "trapline_percent": 100 * float(ours),
-        "probe_percent": 100 * float(theirs),
-        "difference_points": 100 * float(ours - theirs),
-        "low_points": float(low),
-        "high_points": float(high),
-        "test_count": int(counts.sum()),
-    }
+def label(path: str) -> str:
+    """A photo's class, by its path within the set."""
+    return path.split("/", maxsplit=1)[0]
 
 
-def page(result: dict[str, Any]) -> str:
-    """The result as a page."""
-    lines = [
-        "# Test accuracy against a plain linear probe",
-        "",
-        f"`{result['command']}`, {result['date']}, {result['hardware']['cpu']}, {result['hardware']['cores']} cores.",
-        f"{BACKBONE}, {result['seeds']} seeds (split included), {result['epochs']} unfrozen epochs at most.",
-        "",
-        "| set | test answers | Trapline % | plain probe % | difference, points (95 %) | fine-tuned stage kept |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in result["summary"].items():
-        kept = [entry["stage"] == "finetune" for entry in result["rows"] if name in (entry["set"], "pooled")]
-        lines.append(
-            f"| {name} | {row['test_count']} | {row['trapline_percent']:.2f} | {row['probe_percent']:.2f} | "
-            f"{row['difference_points']:+.2f} ({row['low_points']:+.2f} to {row['high_points']:+.2f}) | "
-            f"{sum(kept)} of {len(kept)} runs |"
+def asked_of(arguments: argparse.Namespace) -> Row:
+    """What tells the rows of one kind of run from those of others."""
+    return {"epochs": arguments.epochs, "options": arguments.trapline_options or ""}
+
+
+def collect(arguments: argparse.Namespace, rows: Rows) -> None:
+    """Every run that the command line asks for and that the file lacks."""
+    setting = Setting(epochs=arguments.epochs, trapline_options=options_of(arguments.trapline_options))
+    tool = "trapline" if arguments.epochs else "trapline-head"
+    for name in arguments.sets.split(","):
+        features: dict[str, NDArray[np.float32]] = {}
+        for divided in by_fold(name, arguments.work):
+            wanted = {"set": name, "fold": divided.number, **asked_of(arguments), "split": divided.key}
+            if rows.find(wanted) is not None and not arguments.again:
+                continue
+            features = features or features_of(name, arguments.work)
+            out = arguments.work / "runs" / f"{name}-fold-{divided.number}-{time.time_ns()}"
+            row = run(tool, divided, out, setting)
+            row |= {which: probed(divided, features, parts) for which, parts in PROBES.items()}
+            rows.add(wanted, row, divided)
+            shutil.rmtree(out)
+            print(said(wanted | row), flush=True)
+
+
+def said(row: Row) -> str:
+    """One run in one line."""
+    shares = {which: row[which].count("1") / len(row[which]) for which in ("right", *PROBES)}
+    figures = ", ".join(f"{which} {share:.3f}" for which, share in shares.items())
+    fold = f"{time.strftime('%H:%M')} {row['set']} fold {row['fold']}"
+    return f"{fold}: {figures}, {row['stage']}, {row['seconds_total']:.0f} s"
+
+
+def summary(rows: Rows, counted: list[Row]) -> dict[str, Any]:
+    """Set or `pooled` -> probe -> the paired comparison; how many runs kept the fine-tuned stage."""
+    pairs: dict[str, dict[str, list[Pair]]] = {}
+    for row in counted:
+        for which in PROBES:
+            answers = zip(rows.test_paths(row), row["right"], row[which], strict=True)
+            own = [Pair(name=row["set"], path=path, ours=int(our), theirs=int(their)) for path, our, their in answers]
+            for name in (row["set"], "pooled"):
+                pairs.setdefault(name, {}).setdefault(which, []).extend(own)
+    result: dict[str, Any] = {}
+    for name in [*sorted(pairs.keys() - {"pooled"}), *(["pooled"] if pairs else [])]:
+        own_rows = [row for row in counted if name in (row["set"], "pooled")]
+        result[name] = {which: asdict(paired(own)) for which, own in pairs[name].items()}
+        result[name] |= {"runs": len(own_rows), "kept": sum(row["stage"] == "finetune" for row in own_rows)}
+    return result
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """The bound of PROTOCOL.md, against each probe, in words."""
+    incomplete = [name for name in SETS if found.get(name, {"runs": 0})["runs"] < FOLDS]
+    asked = f"At least {LEAST_POINTS:+g} point pooled and no set's interval wholly below 0"
+    if incomplete:
+        return f"{asked}: not measured yet ({', '.join(incomplete)} not complete)."
+    sentences = []
+    for which, parts in PROBES.items():
+        behind = [name for name in SETS if found[name][which]["high"] < 0]
+        points = found["pooled"][which]["points"]
+        met = points >= LEAST_POINTS and not behind
+        told = f"wholly below 0: {', '.join(behind)}" if behind else "no set wholly below 0"
+        sentences.append(
+            f"against the probe on {' and '.join(parts)}: {'met' if met else 'NOT met'}, {points:+.2f} points, {told}"
         )
-    lines += ["", "Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()), ""]
+    return f"{asked}; " + "; ".join(sentences) + "."
+
+
+def page(rows: Rows, found: dict[str, Any], epochs: int) -> str:
+    """The result as a page."""
+    machine = rows.content["hardware"]
+    lines = ["# Test accuracy against a plain linear probe", "", verdict(found), ""]
+    lines += [f"`{command}`" for command in rows.content["commands"]]
+    lines += [
+        "",
+        f"{BACKBONE}, {FOLDS} grouped folds, {epochs} unfrozen epochs at most. The verdict is on the first probe.",
+    ]
+    lines += [f"{machine['cpu']}, {machine['cores']} cores, {time.strftime('%Y-%m-%d')}."]
+    lines += ["Trapline at " + ", ".join(sorted({row["commit"] for row in rows.rows})) + ".", ""]
+    lines.append("| set | answers | Trapline % | probe on train % | difference (95 %) | probe on train and val % ")
+    lines[-1] += "| difference (95 %) | fine-tuned stage kept |"
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for name, own in found.items():
+        first, second = Paired(**own["probe"]), Paired(**own["probe_all"])
+        lines.append(
+            f"| {name} | {first.answers} | {first.ours_percent:.2f} | {first.theirs_percent:.2f} | {first.cell()} | "
+            f"{second.theirs_percent:.2f} | {second.cell()} | {own['kept']} of {own['runs']} runs |"
+        )
+    lines += ["", "Versions: " + ", ".join(f"{name} {text}" for name, text in rows.content["versions"].items()), ""]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", default="trailcam,flowers,scenes,hymenoptera", help="names under data/")
-    parser.add_argument("--seeds", type=int, default=5, help="runs a set, seeds 0, 1, ...")
-    parser.add_argument("--epochs", type=int, default=3, help="most unfrozen epochs")
-    parser.add_argument("--json", type=Path, help="file for the result; default: under results/, with a page")
+    parser.add_argument("--sets", default=",".join(SETS), help="names under data/, separated by commas")
+    parser.add_argument("--epochs", type=int, default=3, help="most unfrozen epochs (default: 3)")
+    parser.add_argument("--json", type=Path, help="file for the rows; default: under results/; the page lies beside it")
+    parser.add_argument("--again", action="store_true", help="run also what the file has; the rows before are kept")
+    parser.add_argument("--trapline-options", metavar="WORDS", help="further options of trainer run, as one word")
+    parser.add_argument("--work", type=Path, default=TOP / ".cache" / "benchmarks", help="folder for folds and runs")
     arguments = parser.parse_args()
-    shared = os.environ.get("TRAPLINE_SHARED")
-    if not shared:
-        raise SystemExit("set TRAPLINE_SHARED to the folder with data/ and weights/")
-    weights = Path(shared) / "weights" / "mobilenet_v2.pth"
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.sets.split(","):
-            data, cache_dir = Path(shared) / "data" / name, Path(folder) / "cache"
-            features = features_of(data, cache_dir, weights)
-            for seed in range(arguments.seeds):
-                out = Path(folder) / f"{name}-{seed}"
-                options = {"cache_dir": cache_dir, "weights": weights, "epochs": arguments.epochs}
-                seconds = run(data, out, seed=seed, **options)
-                row = {"set": name, "seed": seed, "seconds": seconds} | compared(out, features)
-                rows.append(row)
-                ours, theirs = np.mean(row["trapline"]), np.mean(row["probe"])
-                print(f"{name} seed {seed}: {ours:.3f} probe {theirs:.3f} {row['stage']} {seconds:.0f} s", flush=True)
-                shutil.rmtree(out)
-    names = dict.fromkeys(row["set"] for row in rows)
-    summary = {name: interval([row for row in rows if row["set"] == name]) for name in names} | {
-        "pooled": interval(rows)
-    }
-    result = {
-        "command": " ".join(["benchmarks/accuracy.py", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware(),
-        "versions": versions() | {"torch": torch.__version__},
-        "seeds": arguments.seeds,
-        "epochs": arguments.epochs,
-        "summary": summary,
-        "rows": rows,
-    }
+    stop_on_terminate()
     path = arguments.json or RESULTS / f"accuracy_{BACKBONE}_2-cores_{time.strftime('%Y-%m')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.json is None:
-        path.with_suffix(".md").write_text(page(result))
-    print(page(result))
+    rows = Rows(path)
+    rows.content |= {"hardware": hardware(), "versions": versions() | {"torch": torch.__version__}}
+    collect(arguments, rows)
+    found = summary(rows, [row for row in rows.rows if asked_of(arguments).items() <= row.items()])
+    rows.content["summary"] = found
+    rows.save()
+    path.with_suffix(".md").write_text(page(rows, found, arguments.epochs))
+    print(page(rows, found, arguments.epochs))
 
 
 if __name__ == "__main__":
