@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, NoReturn, cast
@@ -31,9 +31,11 @@ class Options(BaseSettings):
 
     Attributes:
         others_in_file: Options of the program's other verbs, which the file of `--config` may hold and this verb skips.
+        recipes: Folder of the YAML files that `--config recipe:NAME` means; None where the verb has none.
     """
 
     others_in_file: ClassVar[frozenset[str]] = frozenset()
+    recipes: ClassVar[Path | None] = None
 
     model_config = SettingsConfigDict(
         cli_kebab_case=True,
@@ -68,7 +70,7 @@ class _ConfigFile(PydanticBaseSettingsSource):
         name = self.current_state.get("config") if "config" in self.settings_cls.model_fields else None
         if name is None:
             return {}
-        path = Path(str(name))
+        path = _recipe(str(name), cast("type[Options]", self.settings_cls).recipes) or Path(str(name))
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -87,12 +89,24 @@ class _ConfigFile(PydanticBaseSettingsSource):
         return {name: value for name, value in values.items() if name in options.model_fields}
 
 
+def _recipe(name: str, folder: Path | None) -> Path | None:
+    """The file that `recipe:NAME` means; None for a path."""
+    prefix = "recipe:"
+    if folder is None or not name.startswith(prefix):
+        return None
+    recipe = name.removeprefix(prefix)
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if recipe not in known:
+        raise UsageError(f"--config: there is no recipe {recipe!r}; choose one of {', '.join(known)}")
+    return folder / f"{recipe}.yaml"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verb:
     """One verb of a program.
 
     Attributes:
-        name: What is typed after the program's name.
+        name: What is typed after the program's name: one word, or two where several verbs share the first.
         options: The model whose fields are its options.
         run: The work; gives the exit code. Slow imports belong inside it.
     """
@@ -132,6 +146,10 @@ def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = 
 
 def _run(program: str, verbs: Sequence[Verb], words: list[str]) -> int:
     verb = next((verb for verb in verbs if words and verb.name == words[0]), None)
+    family = [verb for verb in verbs if words and verb.name.startswith(f"{words[0]} ")]
+    if family:
+        members = [replace(verb, name=verb.name.removeprefix(f"{words[0]} ")) for verb in family]
+        return _run(f"{program} {words[0]}", members, words[1:])
     if verb is None:
         parser = _top_level(program, verbs)
         parser.parse_args(words)

@@ -189,6 +189,53 @@ def test_help_and_version_are_answered_on_stdout(run, capsys):
         assert said.err == ""
 
 
+@pytest.fixture(name="shelf")
+def _shelf():
+    """Runs a program with verbs of one and of two words; gives its exit code and the verbs that ran."""
+
+    def shelf(*words, error=None):
+        ran = []
+
+        def work(name):
+            def run(_options):
+                ran.append(name)
+                if error:
+                    raise error
+                return 0
+
+            return run
+
+        names = ("work", "shelf list", "shelf clear")
+        verbs = [command_line.Verb(name=name, options=Work, run=work(name)) for name in names]
+        return command_line.main("probe", verbs, list(words)), ran
+
+    return shelf
+
+
+def test_a_verb_may_have_two_words(shelf, capsys):
+    """The two words choose it, among verbs of one word too, and its errors name both."""
+    assert shelf("shelf", "clear", "d") == (0, ["shelf clear"])
+    assert shelf("shelf", "list", "d") == (0, ["shelf list"])
+    assert shelf("work", "d") == (0, ["work"])
+    assert shelf("shelf", "list", "d", error=errors.UsageError("not so"))[0] == 2
+    assert capsys.readouterr().err == "probe shelf list: error: not so\n"
+
+
+def test_the_first_of_two_words_has_help_of_its_own(shelf, capsys):
+    """Alone or with a wrong second word it is a usage error that names the second words."""
+    for words, code, stream, expected in [
+        (["--help"], 0, "out", "shelf clear  Does the work."),
+        (["shelf", "--help"], 0, "out", "\n  clear  Does the work."),
+        (["shelf", "clear", "--help"], 0, "out", "usage: probe shelf clear"),
+        (["shelf"], 2, "err", "usage: probe shelf VERB ..."),
+        (["shelf", "burn"], 2, "err", "invalid choice: 'burn' (choose from 'list', 'clear')"),
+    ]:
+        with pytest.raises(SystemExit) as ended:
+            shelf(*words)
+        assert (ended.value.code or 0) == code
+        assert expected in getattr(capsys.readouterr(), stream)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
