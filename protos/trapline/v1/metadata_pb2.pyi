@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ModelMetadata(_message.Message):
-    __slots__ = ("model_id", "labels", "preprocessing", "backbone", "evaluation", "export_time", "trainer_version", "data_digest", "split_digest", "split_rule", "stage")
+    __slots__ = ("model_id", "labels", "preprocessing", "backbone", "evaluation", "export_time", "trainer_version", "data_digest", "split_digest", "split_rule", "stage", "refit")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class ModelMetadata(_message.Message):
     SPLIT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SPLIT_RULE_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    REFIT_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     labels: _containers.RepeatedCompositeFieldContainer[Label]
     preprocessing: Preprocessing
@@ -31,7 +32,8 @@ class ModelMetadata(_message.Message):
     split_digest: str
     split_rule: str
     stage: str
-    def __init__(self, model_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., backbone: _Optional[str] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., export_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., trainer_version: _Optional[str] = ..., data_digest: _Optional[str] = ..., split_digest: _Optional[str] = ..., split_rule: _Optional[str] = ..., stage: _Optional[str] = ...) -> None: ...
+    refit: str
+    def __init__(self, model_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., backbone: _Optional[str] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., export_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., trainer_version: _Optional[str] = ..., data_digest: _Optional[str] = ..., split_digest: _Optional[str] = ..., split_rule: _Optional[str] = ..., stage: _Optional[str] = ..., refit: _Optional[str] = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("id", "display_name")
