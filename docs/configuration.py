@@ -12,15 +12,26 @@ from pydantic.fields import FieldInfo
 
 from clients.cli import ClassifyOptions, ModelsOptions, ReloadOptions
 from server.config import CheckConfig, ServerConfig
-from trainer.config import EvaluateConfig, PublishConfig, RunConfig, SampleConfig
+from trainer.config import (
+    CacheClearConfig,
+    CacheListConfig,
+    EvaluateConfig,
+    LrFindConfig,
+    PublishConfig,
+    RunConfig,
+    SampleConfig,
+)
 from trapline.command_line import Options
 
 PAGE = Path(__file__).with_suffix(".md")
 VERBS: dict[str, type[Options]] = {
     "trainer sample": SampleConfig,
     "trainer run": RunConfig,
+    "trainer lr-find": LrFindConfig,
     "trainer evaluate": EvaluateConfig,
     "trainer publish": PublishConfig,
+    "trainer cache list": CacheListConfig,
+    "trainer cache clear": CacheClearConfig,
     "server run": ServerConfig,
     "server check": CheckConfig,
     "trapline classify": ClassifyOptions,

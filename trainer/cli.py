@@ -1,17 +1,33 @@
 """`trainer`: the verbs. Torch is imported by the work itself, never here, so that help and errors come at once."""
 
+import contextlib
 import importlib.util
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trapline.command_line import Verb
 from trapline.command_line import main as command_line
 from trapline.processors import thread_count
 
-from .config import EvaluateConfig, PublishConfig, RunConfig, SampleConfig
+from .config import (
+    CacheClearConfig,
+    CacheListConfig,
+    EvaluateConfig,
+    LrFindConfig,
+    PublishConfig,
+    RunConfig,
+    SampleConfig,
+)
 from .errors import TrainerError, UsageError
 from .preflight import check_options, finished_result
-from .progress import Progress, console_report
-from .run_folder import open_run, read_json, write_json
+from .progress import Progress, console_report, silent_report
+from .run_folder import RunFolder, open_run, read_json, write_json
+from .world import World, joined_world
 
 
 def main() -> int:
@@ -19,24 +35,60 @@ def main() -> int:
     verbs = (
         Verb(name="sample", options=SampleConfig, run=_sample),
         Verb(name="run", options=RunConfig, run=_run),
+        Verb(name="lr-find", options=LrFindConfig, run=_lr_find),
         Verb(name="evaluate", options=EvaluateConfig, run=_evaluate),
         Verb(name="publish", options=PublishConfig, run=_publish),
+        Verb(name="cache list", options=CacheListConfig, run=_cache_list),
+        Verb(name="cache clear", options=CacheClearConfig, run=_cache_clear),
     )
-    return command_line("trainer", verbs)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return command_line("trainer", verbs)
+    # What is wrong with the command line is wrong for every process of a machine: its first one says it.
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = command_line("trainer", verbs)
+    if code != UsageError.exit_code:
+        print(said.getvalue(), end="", file=sys.stderr)
+    return code
 
 
 def _run(config: RunConfig) -> int:
     _need("torch", "torchvision", "onnxruntime", "onnxscript", "sklearn", "PIL")
     check_options(config)
-    with open_run(config.out, config.identity()) as folder:
-        result = finished_result(config, folder)
+    with joined_world() as world, _opened(config, world) as folder:
+        result = world.told(finished_result(config, folder) if world.first else None)
         if result is None:
             from .run import run
 
-            with console_report() as report:
-                result = run(config, folder, report)
-    print(result)
+            with console_report() if world.first else silent_report() as report:
+                result = run(config, folder, report, world)
+    if world.first:
+        print(result)
     return 0
+
+
+def _lr_find(config: LrFindConfig) -> int:
+    _need("torch", "torchvision", "sklearn", "matplotlib", "PIL")
+    from .lr_find import check_folder, lr_find
+
+    check_options(config.as_run())
+    check_folder(config.out)
+    with joined_world() as world, console_report() if world.first else silent_report() as report:
+        found = lr_find(config, report, world)
+    if world.first:
+        print(found)
+    return 0
+
+
+@contextmanager
+def _opened(config: RunConfig, world: World) -> Iterator[RunFolder]:
+    """The run's folder; processes beside the first one write into one that is thrown away."""
+    if world.first:
+        with open_run(config.out, config.identity()) as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield RunFolder(path=Path(scratch), state={})
 
 
 def _evaluate(config: EvaluateConfig) -> int:
@@ -92,6 +144,25 @@ def _sample(config: SampleConfig) -> int:
         )
     print(summary)
     return 0
+
+
+def _cache_list(config: CacheListConfig) -> int:
+    _need("PIL", "platformdirs")
+    from .dataset.cache_clearing import table
+    from .dataset.cache_folder import user_cache_folder
+
+    print(table(user_cache_folder(config.cache_dir)))
+    return 0
+
+
+def _cache_clear(config: CacheClearConfig) -> int:
+    _need("PIL", "platformdirs")
+    from .dataset.cache_clearing import clear
+    from .dataset.cache_folder import user_cache_folder
+
+    cleared = clear(user_cache_folder(config.cache_dir), older_than_days=config.older_than_days)
+    print(cleared.sentences)
+    return 1 if cleared.some_in_use else 0
 
 
 def _model_file(path: Path) -> Path:

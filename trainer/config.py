@@ -1,7 +1,7 @@
 """What a run can be told: every option once. Flags, environment (`TRAINER_...`), YAML and the docs come from here."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -10,27 +10,30 @@ from trapline.command_line import Options
 from trapline.model_file import check_model_id
 
 #: Options that say where things are and not what the run is: they may differ when a run is asked for again.
-PLACES = frozenset({"data", "out", "config", "cache_dir"})
+PLACES = frozenset({"data", "out", "config", "cache_dir", "cache_gib", "checkpoint_minutes"})
 
 
-class RunConfig(Options):
-    """Train on a folder of photos, evaluate, export a checked ONNX file."""
+class RecipeOptions(Options):
+    """The photos and what a training step does with them: what every verb that trains can be told."""
+
+    recipes = Path(__file__).parent / "recipe" / "named"
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_")
 
     data: CliPositionalArg[Path] = Field(
         description="Folder with one folder a class, or with train/ and optional val/ and test/ of such folders."
     )
-    out: Path = Field(description="Run folder to write; an unfinished run of the same options resumes.")
-    config: Path | None = Field(None, description="YAML file of options; flags and environment win over it.")
+    out: Path = Field(description="Folder to write.")
+    config: Path | None = Field(
+        None, description="YAML file of options, or recipe:NAME; flags and environment win over it."
+    )
     backbone: str = Field("resnet18", description="Any classification builder of torchvision, e.g. mobilenet_v2.")
     weights: str = Field("auto", description="auto (torchvision's, cached or downloaded), none, or a state-dict file.")
-    epochs: int = Field(3, ge=0, le=10_000, description="Unfrozen epochs at most; 0 trains the head only.")
     image_px: int | None = Field(
         None, ge=16, le=2048, description="Side of the square input in px; default: the backbone's own, mostly 224."
     )
-    fit: Literal["stretch", "letterbox", "center_crop"] = Field(
-        "stretch", description="How a photo is made square; center_crop loses animals at the frame's edge."
+    fit: Literal["stretch", "letterbox", "center_crop", "auto"] = Field(
+        "stretch", description="How a photo is made square; auto compares the three by cross-validation."
     )
     batch_size: int | None = Field(
         None, ge=2, le=4096, description="Images in one optimiser step; default: 32 on CPU, 64 on CUDA."
@@ -45,10 +48,55 @@ class RunConfig(Options):
     balance: Literal["none", "sampler", "loss", "auto"] = Field(
         "none", description="Give rare classes more weight; auto does where one class is over 3 times another."
     )
-    learning_rate: float | None = Field(
-        None, gt=0, lt=1, description="Peak rate of the last layers; default 5e-5, 1e-3 without weights."
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="adam is the classic one, with an L2 penalty.")
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="Of matrices; biases and norms never decay.")
+    earliest_rate: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="Share of the rate for the first layer; it grows with depth; 1 for one rate.",
     )
+    label_smoothing: float = Field(0, ge=0, lt=0.5, description="Share of each target spread over all classes.")
+    augment: Literal["none", "flip", "mild", "camera_trap"] = Field(
+        "flip", description="Random changes of training photos; camera_trap adds infra-red, night, blur, hidden parts."
+    )
+    rotation_degrees: float = Field(0, ge=0, le=180, description="Largest random turn of training photos.")
+    mixup: float = Field(0, ge=0, le=10, description="Alpha of mixup, blends of two photos; 0 for none.")
+    cutmix: float = Field(0, ge=0, le=10, description="Alpha of cutmix, one photo's piece in another; 0 for none.")
+    views: int = Field(2, ge=1, le=16, description="Views of each photo that the head is fitted on; 2 is it mirrored.")
     cache_dir: Path | None = Field(None, description="Folder for decoded pixels; default: the user's cache folder.")
+    cache_gib: float = Field(20, gt=0, description="Most GiB that folder may take; what was unused longest leaves it.")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.val_share + self.test_share >= 0.95:
+            raise ValueError("--val-share and --test-share leave too little to train on; make them smaller")
+        if self.fit == "auto" and self.weights == "none":
+            raise ValueError("--fit auto compares features of a pretrained backbone; give --weights, or name a fit")
+        if self.groups is not None and self.group_by != "auto":
+            raise ValueError("--groups and --group-by contradict each other; give one of them")
+        return self
+
+
+class RunConfig(RecipeOptions):
+    """Train on a folder of photos, evaluate, export a checked ONNX file."""
+
+    out: Path = Field(description="Run folder to write; an unfinished run of the same options resumes.")
+    epochs: int = Field(3, ge=0, le=10_000, description="Unfrozen epochs at most; 0 trains the head only.")
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = Field(
+        None, description="Peak rate of the last layers; auto finds one; default 1e-4, 1e-3 without weights."
+    )
+    schedule: Literal["one_cycle", "constant"] = Field(
+        "one_cycle", description="The rate rises and falls once, or stays."
+    )
+    ema: bool = Field(True, description="Evaluate and keep weights averaged over the last half of the steps.")
+    patience: int | None = Field(
+        None, ge=1, le=10_000, description="Epochs without a better one before it stops; default: half, at least 3."
+    )
+    checkpoint_minutes: float = Field(5, gt=0, description="Least time between checkpoints inside an epoch.")
+    refit: Literal["none", "all"] = Field(
+        "none", description="all: after the test figure, fit the head again on every photo."
+    )
     publish: Path | None = Field(None, description="Model repository to publish the file into; needs --model-id.")
     model_id: str | None = Field(None, description="Id that the model is to be served under.")
 
@@ -58,18 +106,27 @@ class RunConfig(Options):
         return None if model_id is None else check_model_id(model_id)
 
     @model_validator(mode="after")
-    def _together(self) -> Self:
+    def _publishing_has_a_name(self) -> Self:
         if self.publish is not None and self.model_id is None:
             raise ValueError("--publish needs --model-id, the name that the model is served under")
-        if self.val_share + self.test_share >= 0.95:
-            raise ValueError("--val-share and --test-share leave too little to train on; make them smaller")
-        if self.groups is not None and self.group_by != "auto":
-            raise ValueError("--groups and --group-by contradict each other; give one of them")
         return self
 
     def identity(self) -> dict[str, Any]:
         """The options that make this run another run when they change, as JSON values."""
         return self.model_dump(mode="json", exclude=set(PLACES))
+
+
+class LrFindConfig(RecipeOptions):
+    """Find a learning rate: a range test on the photos, drawn and written, with nothing trained."""
+
+    # A run's file of options serves here too.
+    others_in_file = frozenset(RunConfig.model_fields) - frozenset(RecipeOptions.model_fields)
+
+    out: Path = Field(description="Folder to write lr_find.png, lr_find.csv and lr_find.json into.")
+
+    def as_run(self) -> RunConfig:
+        """The run whose learning rate is looked for."""
+        return RunConfig.model_construct(**dict(self))
 
 
 class EvaluateConfig(Options):
@@ -105,3 +162,22 @@ class SampleConfig(Options):
 
     out: CliPositionalArg[Path] = Field(description="Folder to write; must not exist or be empty.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random choice.")
+
+
+class CacheListConfig(Options):
+    """List the decoded photos that runs keep on disk."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAINER_")
+
+    cache_dir: Path | None = Field(None, description="Folder for decoded pixels; default: the user's cache folder.")
+
+
+class CacheClearConfig(Options):
+    """Delete decoded photos from the disk; the next run decodes them again."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAINER_")
+
+    cache_dir: Path | None = Field(None, description="Folder for decoded pixels; default: the user's cache folder.")
+    older_than_days: int | None = Field(
+        None, ge=0, le=36_500, description="Delete only what no run has used for so many days."
+    )

@@ -53,5 +53,7 @@ class Data:
 
         positions = self.positions(name)
         return Part(
-            pixels=lambda batch: self.pixels([positions[index] for index in batch]), targets=self.targets(positions)
+            pixels=lambda batch: self.pixels([positions[index] for index in batch]),
+            targets=self.targets(positions),
+            names=[self.scan.photos[position].path for position in positions],
         )

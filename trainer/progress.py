@@ -101,3 +101,19 @@ def console_report() -> Iterator[Report]:
     report = _BarReport()
     with report.bars:
         yield report
+
+
+class _NoReport:
+    """Nothing is told: another process tells it."""
+
+    def say(self, sentence: str) -> None:
+        pass
+
+    def progress(self, event: Progress) -> None:
+        pass
+
+
+@contextmanager
+def silent_report() -> Iterator[Report]:
+    """Nothing: for the processes beside the first one."""
+    yield _NoReport()

@@ -21,22 +21,23 @@ from .evaluate.metrics import figures
 from .export import Parity, check_parity, to_onnx
 from .progress import Progress, Report
 from .recipe.part import predict
+from .recipe.schedule import steps_in_epoch
 from .report import plots
+from .report.events import EventFile
 from .run_folder import write_json, write_tensors, write_text
-from .training import Trained
+from .training import Trained, refitted
 
 MODEL_FILE = "model.onnx"
 
 
 def write_results(
-    config: RunConfig, data: Data, trained: Trained, folder: Path, *, rules: Preprocessing, report: Report
+    config: RunConfig, trained: Trained, folder: Path, *, rules: Preprocessing, report: Report
 ) -> dict[str, Any]:
     """Evaluates on the untouched test part, exports, checks, and writes every file; gives what `metrics.json` holds.
 
     Args:
         config: What was asked for.
-        data: The photos and their parts.
-        trained: The network.
+        trained: The network, and the photos and their parts.
         folder: The run folder.
         rules: The preprocessing that made the pixels.
         report: Where progress goes.
@@ -44,24 +45,33 @@ def write_results(
     Raises:
         ParityError: The exported file and the network disagree on a test photo.
     """
-    threads = trained.plan["threads"]
+    threads, data = trained.plan["threads"], trained.data
     probabilities = {part: _predicted(data, trained, part, report=report) for part in ("val", "test")}
+    _write_predictions(data, probabilities, folder / "predictions.csv")
     measured = {
         part: figures(rows, data.targets(data.positions(part)), data.scan.labels)
         for part, rows in probabilities.items()
     }
     model_path = folder / MODEL_FILE
+    expected, refit = probabilities["test"], ""
+    if config.refit == "all":
+        again = refitted(trained, report)
+        if again is None:
+            report.say("--refit all: the layers were fine-tuned with their head; nothing is fitted again")
+        else:
+            trained, expected, refit = again, _predicted(data, again, "test", report=report), "all"
     report.say("exporting to ONNX")
-    to_onnx(trained.backbone, _metadata(config, data, trained, rules=rules, test=measured["test"]), model_path)
+    metadata = _metadata(config, data, trained, rules=rules, test=measured["test"], refit=refit)
+    to_onnx(trained.backbone, metadata, model_path)
     photos = [data.scan.root / data.scan.photos[position].path for position in data.positions("test")]
-    parity = check_parity(model_path, photos, probabilities["test"], threads=threads, report=report)
+    parity = check_parity(model_path, photos, expected, threads=threads, report=report)
     facts = {"backbone": trained.backbone.name, "labels": list(data.scan.labels)}
     state = {name: value.detach().cpu().contiguous() for name, value in trained.backbone.network.state_dict().items()}
     write_tensors(folder / "weights.safetensors", state, facts)
-    _write_predictions(data, probabilities, folder / "predictions.csv")
-    metrics = _metrics(data, trained, measured, parity)
+    metrics = _metrics(data, trained, measured, parity) | {"refit": refit or "none"}
     _draw(config, trained, metrics, folder / "plots")
     write_json(folder / "metrics.json", metrics)
+    _tell_test(trained, measured["test"], folder, report)
     return metrics
 
 
@@ -81,6 +91,8 @@ def sentences(metrics: Mapping[str, Any], folder: Path) -> str:
         f"parity: {parity['image_count']} test photos through the exported file, {parity['top1_agreement']:.1%} of the "
         f"same class as by the checkpoint, largest difference of a probability {parity['largest_difference']:.1g}",
     ]
+    if metrics["refit"] == "all":
+        lines[2] += "; its head was fitted again on every photo after the figures above were measured"
     if weakest is not None and weakest[0] < 1:
         lines.insert(1, f"weakest class: {weakest[1]}, {weakest[0]:.1%} of it found")
     return "\n".join(lines)
@@ -98,7 +110,7 @@ def _predicted(data: Data, trained: Trained, part: str, *, report: Report) -> ND
 
 
 def _metadata(
-    config: RunConfig, data: Data, trained: Trained, *, rules: Preprocessing, test: Mapping[str, Any]
+    config: RunConfig, data: Data, trained: Trained, *, rules: Preprocessing, test: Mapping[str, Any], refit: str
 ) -> ModelMetadata:
     metadata = ModelMetadata(
         model_id=config.model_id or _slug(config.data),
@@ -117,6 +129,7 @@ def _metadata(
         split_digest=data.split.split_digest,
         split_rule=data.split.rule,
         stage=trained.stage,
+        refit=refit,
     )
     metadata.export_time.GetCurrentTime()
     metadata.export_time.nanos = 0
@@ -171,6 +184,17 @@ def _write_predictions(data: Data, probabilities: Mapping[str, NDArray[np.float3
             values = [f"{value:.6f}" for value in row]
             writer.writerow([photo.path, part, photo.label, labels[best], f"{row[best]:.6f}", *values])
     write_text(path, buffer.getvalue())
+
+
+def _tell_test(trained: Trained, test: Mapping[str, Any], folder: Path, report: Report) -> None:
+    """The final figures for TensorBoard, at the last step."""
+    steps = steps_in_epoch(len(trained.data.positions("train")), trained.plan["batch_size"])
+    shown = {name: test[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")}
+    with EventFile(folder / "events", say=report.say) as events:
+        events.test(
+            {name: value for name, value in shown.items() if value is not None},
+            step=steps * trained.history[-1].epoch if trained.history else 0,
+        )
 
 
 def _draw(config: RunConfig, trained: Trained, metrics: Mapping[str, Any], folder: Path) -> None:

@@ -4,19 +4,19 @@ Torch takes more than ten seconds to import, so it is imported in the background
 """
 
 import csv
-import ctypes
+import functools
 import hashlib
 import importlib
 import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from importlib import metadata as distributions
 from pathlib import Path
-
-import platformdirs
+from typing import TYPE_CHECKING, Any
 
 from trapline import preprocessing
 from trapline.errors import TraplineError
@@ -27,17 +27,22 @@ from .builders import builder_record
 from .config import RunConfig
 from .data import Data
 from .dataset.cache import PixelCache
+from .dataset.cache_folder import user_cache_folder
 from .dataset.fingerprint import difference, fingerprint
 from .dataset.scan import Scan, scan, write_scan_csv
 from .dataset.split import split, write_split_csv
-from .errors import UsageError
+from .errors import TrainerError, UsageError
+from .fit_choice import FITS
+from .memory import keep_freed_memory
 from .preflight import image_px
 from .progress import Progress, Report
 from .publish import publish
-from .run_folder import RunFolder
+from .run_folder import RunFolder, write_atomically
+from .world import World
 
-# From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+if TYPE_CHECKING:
+    from .training import Trained
+
 _PACKAGES = (
     "numpy",
     "onnx",
@@ -51,53 +56,121 @@ _PACKAGES = (
 )
 
 
-def run(config: RunConfig, folder: RunFolder, report: Report) -> str:
+def run(config: RunConfig, folder: RunFolder, report: Report, world: World) -> str:
     """Trains, evaluates, exports and checks one model; gives the result as sentences.
 
     Args:
         config: What to do.
         folder: The opened run folder; what an unfinished run left there is gone on from.
         report: Where progress goes.
+        world: The processes that train together; only the first one writes.
 
     Raises:
         UsageError: The options or the data folder are wrong, or another run's.
         TrainerError: The work failed; the folder's state says so.
     """
     began = time.monotonic()
-    _keep_freed_memory()
-    was_done, threads, rules = folder.done, thread_count("auto"), _rules(config)
-    with _recorded(folder), _importing_torch(), _cache(config, rules) as cache:
-        photos = _scanned(config, folder, cache=cache, rules=rules, threads=threads, report=report)
+    keep_freed_memory()
+    # While one process of a machine scans, the others wait.
+    was_done, scan_threads = world.told(folder.done), thread_count("auto")
+    threads = max(1, scan_threads // world.local_size)
+    with _recorded(folder, world), world.connected(), importing_torch(), ExitStack() as caches:
+        divided = scanned(config, folder, caches, threads=scan_threads, report=report, world=world)
         mark = fingerprint(config.data)
         if was_done:
             # Only names or times of the files had changed: the photos are those that the run was made of.
+            if not world.first:
+                return ""
             folder.set_state("done", fingerprint=mark)
             return str(folder.state["result"])
-        data = _divided(config, folder, photos, cache=cache, report=report)
-        from .results import MODEL_FILE, sentences, write_results
+        fits, choices = divided()
+
         from .training import train
 
-        choices = {"image_px": rules.height_px, "split_rule": data.split.rule, "versions": _versions()}
-        trained = train(config, data, folder.path, choices=choices, threads=threads, report=report)
-        metrics = write_results(config, data, trained, folder.path, rules=rules, report=report)
-        result = sentences(metrics, folder.path)
-        if config.publish is not None and config.model_id is not None:
-            version = _published(folder, folder.path / MODEL_FILE, config.publish, config.model_id)
-            result += f"\npublished {config.model_id} version {version.name}: {version}"
+        trained = train(config, fits, folder.path, choices=choices, threads=threads, world=world, report=report)
+        if not world.first:
+            return ""
+        result = _finished(config, folder, trained, report)
         folder.set_state("done", fingerprint=mark, result=result, seconds=round(time.monotonic() - began, 1))
         return result
 
 
-def _scanned(
-    config: RunConfig, folder: RunFolder, *, cache: PixelCache, rules: Preprocessing, threads: int, report: Report
-) -> Scan:
-    photos = scan(
+def scanned(
+    config: RunConfig, folder: RunFolder, caches: ExitStack, *, threads: int, report: Report, world: World
+) -> Callable[[], tuple[Callable[[str], Data], dict[str, Any]]]:
+    """Scans the photos; gives what splits them: their parts in any fit, and the choices so far, for `plan.json`.
+
+    Args:
+        config: What to do.
+        folder: Where `scan.csv` and `split.csv` go.
+        caches: Keeps the caches open.
+        threads: Threads that decode.
+        report: Where progress goes.
+        world: The processes that train together; one of each machine scans.
+    """
+    rules = _rules(config, FITS[0] if config.fit == "auto" else config.fit)
+    cache = caches.enter_context(_cache(config, rules))
+    photos = world.once_a_machine(
+        lambda: _scanned(config, folder, cache=cache, rules=rules, threads=threads, report=report)
+    )
+
+    def divided() -> tuple[Callable[[str], Data], dict[str, Any]]:
+        data = _divided(config, folder, photos, cache=cache, report=report)
+        _same_everywhere(data, world)
+
+        @functools.cache
+        def fits(fit: str) -> Data:
+            """The same photos in the same parts, with pixels in another fit."""
+            other = _rules(config, fit)
+            if other == rules:
+                return data
+            opened = caches.enter_context(_cache(config, other))
+            seen = world.once_a_machine(lambda: _scan(config, other, opened, threads, report))
+            return replace(data, scan=seen, cache=opened)
+
+        return fits, {"image_px": rules.height_px, "split_rule": data.split.rule, "versions": _versions()}
+
+    return divided
+
+
+def _finished(config: RunConfig, folder: RunFolder, trained: "Trained", report: Report) -> str:
+    """Evaluates, exports, checks, publishes; gives the result as sentences."""
+    from .results import MODEL_FILE, sentences, write_results
+
+    rules = _rules(config, trained.plan["fit"])
+    metrics = write_results(config, trained, folder.path, rules=rules, report=report)
+    result = sentences(metrics, folder.path)
+    if config.publish is not None and config.model_id is not None:
+        version = _published(folder, folder.path / MODEL_FILE, config.publish, config.model_id)
+        result += f"\npublished {config.model_id} version {version.name}: {version}"
+    return result
+
+
+def _scan(config: RunConfig, rules: Preprocessing, cache: PixelCache, threads: int, report: Report) -> Scan:
+    return scan(
         config.data,
         preprocessing=rules,
         cache=cache,
         threads=threads,
         report=lambda done, total: report.progress(Progress(phase="scan", done=done, total=total)),
+        say=report.say,
     )
+
+
+def _same_everywhere(data: Data, world: World) -> None:
+    """Refuses, in every process alike, to train together on different photos."""
+    other = world.unlike_first(data.scan.data_digest + data.split.split_digest)
+    if other is not None:
+        raise UsageError(
+            f"process {other} of this run finds other photos in {data.scan.root} than process 0; give every machine "
+            "the same folder"
+        )
+
+
+def _scanned(
+    config: RunConfig, folder: RunFolder, *, cache: PixelCache, rules: Preprocessing, threads: int, report: Report
+) -> Scan:
+    photos = _scan(config, rules, cache, threads, report)
     before = folder.state.get("data_digest")
     if before is not None and before != photos.data_digest:
         now = {photo.path: photo.sha256 for photo in photos.photos}
@@ -105,7 +178,7 @@ def _scanned(
             f"--out: {folder.path} holds a run of other photos ({difference(_scanned_before(folder.path), now)}); "
             "name a new folder"
         )
-    write_scan_csv(photos, folder.path / "scan.csv")
+    write_atomically(folder.path / "scan.csv", lambda temporary: write_scan_csv(photos, temporary))
     folder.set_state("done" if folder.done else "running", data_digest=photos.data_digest)
     left_out = Counter(row.status for row in photos.rejected)
     counts = Counter(photo.label for photo in photos.photos)
@@ -128,7 +201,7 @@ def _divided(config: RunConfig, folder: RunFolder, photos: Scan, *, cache: Pixel
         group_by=config.group_by,
         groups_file=config.groups,
     )
-    write_split_csv(photos, parts, folder.path / "split.csv")
+    write_atomically(folder.path / "split.csv", lambda temporary: write_split_csv(photos, parts, temporary))
     counts = Counter(parts.parts.values())
     report.say(
         f"split by {parts.rule}: {counts['train']} to train on, {counts['val']} to choose by, "
@@ -155,19 +228,22 @@ def _scanned_before(folder: Path) -> dict[str, str]:
         return {row["path"]: row["sha256"] for row in csv.DictReader(file) if row["status"] == "ok"}
 
 
-def _rules(config: RunConfig) -> Preprocessing:
+def _rules(config: RunConfig, fit: str) -> Preprocessing:
     bicubic = builder_record(config.backbone).bicubic
-    return preprocessing.rules(fit=config.fit, image_px=image_px(config), bicubic=bicubic)
+    return preprocessing.rules(fit=fit, image_px=image_px(config), bicubic=bicubic)
 
 
 def _cache(config: RunConfig, rules: Preprocessing) -> PixelCache:
-    return PixelCache.open(config.cache_dir or Path(platformdirs.user_cache_dir("trapline")), rules)
+    folder = user_cache_folder(config.cache_dir)
+    if folder.resolve().is_relative_to(config.data.resolve()):
+        raise UsageError(f"--cache-dir: {folder} lies in the data folder and would be a class there; name another one")
+    return PixelCache.open(folder, rules, most_bytes=int(config.cache_gib * 2**30))
 
 
 @contextmanager
-def _recorded(folder: RunFolder) -> Iterator[None]:
-    """Keeps `state.json` true however the work ends; a run that was done stays done."""
-    was_done = folder.done
+def _recorded(folder: RunFolder, world: World) -> Iterator[None]:
+    """Keeps `state.json` true however the work ends; a run that was done stays done. The first process alone writes."""
+    was_done = folder.done or not world.first
     if not was_done:
         folder.set_state("running", error=None)
     try:
@@ -176,12 +252,14 @@ def _recorded(folder: RunFolder) -> Iterator[None]:
         if not was_done:
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
             sentence = str(error) if isinstance(error, TraplineError) else repr(error)
-            folder.set_state("interrupted" if stopped else "failed", error=None if stopped else sentence)
+            # Where the disk is full this fails too, and what came first is what is told.
+            with suppress(TrainerError):
+                folder.set_state("interrupted" if stopped else "failed", error=None if stopped else sentence)
         raise
 
 
 @contextmanager
-def _importing_torch() -> Iterator[None]:
+def importing_torch() -> Iterator[None]:
     """Imports torch beside the work inside; whoever imports it in there waits for this one to end."""
     thread = threading.Thread(target=importlib.import_module, args=("torchvision",), daemon=True)
     thread.start()
@@ -196,17 +274,3 @@ def _versions() -> dict[str, str]:
         except distributions.PackageNotFoundError:
             continue
     return versions
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory in the heap for the next step instead of giving it back to the kernel.
-
-    A training step frees and takes hundreds of megabytes; faulting them in again each time costs as much as the
-    arithmetic (docs/design/0004). Elsewhere than glibc nothing happens. Source: mallopt(3).
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
-        mallopt(option, value)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -79,7 +80,18 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[st
     import safetensors.torch
 
     metadata = {"facts": json.dumps(facts, sort_keys=True)}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(dict(tensors), temporary, metadata=metadata))
+
+    def write(temporary: Path) -> None:
+        try:
+            safetensors.torch.save_file(dict(tensors), temporary, metadata=metadata)
+        except safetensors.SafetensorError as error:
+            # An error of the disk, which has its number in the text alone.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+    write_atomically(path, write)
 
 
 def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
@@ -149,6 +161,9 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
             raise UsageError(
                 f"--out: another process is running in {path}; wait for it or name another folder"
             ) from error
+        for leftover in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
+            # Of a process that was killed while it wrote: nobody else writes here.
+            leftover.unlink(missing_ok=True)
         yield RunFolder(path=path, state={"config": dict(identity), **state})
 
 

@@ -15,16 +15,25 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 VALUES = {
     "batch-size": "8", "device": "cpu", "fit": "letterbox", "group-by": "exif", "balance": "loss", "image-px": "32",
     "learning-rate": "0.5", "listen": "there:1", "max-queue-mib": "512", "metrics": "there:2", "model": "some",
-    "model-id": "some", "models": "here", "out": "x.csv", "server": "there:1", "threads": "3",
+    "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
+    "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
 }  # fmt: skip
 
 #: Option names as people type them. An option may be added; one that was released is never renamed or taken away.
 FROZEN = {
     "trainer sample": "OUT --seed",
-    "trainer run": "DATA --backbone --balance --batch-size --cache-dir --config --epochs --fit --group-by --groups "
-    "--image-px --learning-rate --model-id --out --publish --seed --test-share --val-share --weights",
+    "trainer run": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --checkpoint-minutes --config "
+    "--cutmix --earliest-rate --ema --epochs --fit --group-by --groups --image-px --label-smoothing "
+    "--learning-rate --mixup --model-id --optimizer --out --patience --publish --refit --rotation-degrees "
+    "--schedule --seed --test-share --val-share --views --weight-decay --weights DATA",
+    "trainer lr-find": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --config --cutmix "
+    "--earliest-rate "
+    "--fit --group-by --groups --image-px --label-smoothing --mixup --optimizer --out --rotation-degrees "
+    "--seed --test-share --val-share --views --weight-decay --weights DATA",
     "trainer evaluate": "MODEL DATA --json",
     "trainer publish": "MODEL MODELS --model-id",
+    "trainer cache list": "--cache-dir",
+    "trainer cache clear": "--cache-dir --older-than-days",
     "server run": "--allow-empty --config --device --drain-seconds --gpu-memory-mib --listen --max-batch "
     "--max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib --max-queue-ms --metrics "
     "--models --reflection --tf32 --threads --watch",

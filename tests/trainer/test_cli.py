@@ -56,7 +56,7 @@ def with_only_broken(folder):
         (with_few_photos, ("--backbone", "resnet81"), 2, "did you mean resnet18"),
         (with_few_photos, ("--weights", "nowhere.pth"), 2, "there is no file nowhere.pth"),
         (with_few_photos, ("--epochs", "-1"), 2, "--epochs"),
-        (with_few_photos, ("--fit", "squash"), 2, "--fit: must be 'stretch', 'letterbox' or 'center_crop'"),
+        (with_few_photos, ("--fit", "squash"), 2, "--fit: must be 'stretch', 'letterbox', 'center_crop' or 'auto'"),
         (with_few_photos, ("--publish", "models"), 2, "--publish needs --model-id"),
         (with_few_photos, ("--model-id", "Big Deer"), 2, "--model-id"),
         (with_few_photos, ("--groups", "none.csv"), 2, "there is no file none.csv"),

@@ -8,19 +8,13 @@ import torch
 from trainer import backbone
 from trainer.errors import TrainerError
 from trainer.recipe import finetune, schedule
-from trainer.recipe.augment import augment
-from trainer.recipe.history import Epoch, best_epoch
+from trainer.recipe.history import Epoch, best_epoch, kept, turning_point
 from trainer.recipe.part import Part, cross_entropy, predict
+from trainer.recipe.plan import Plan
+from trainer.recipe.steps import Steps
+from trainer.world import World
 
-PLAN = finetune.Plan(
-    epochs=3,
-    batch_size=8,
-    learning_rate=1e-3,
-    patience=5,
-    seed=4,
-    weighted_loss=False,
-    weighted_sampling=False,
-)
+PLAN = Plan(epochs=3, batch_size=8, learning_rate=1e-3, patience=5, seed=4, ema_decay=0.5, augment="mild")
 CPU = torch.device("cpu")
 
 
@@ -29,7 +23,11 @@ def part(count, seed):
     targets = np.arange(count) % 2
     pixels = np.clip(chance.integers(0, 120, (count, 32, 32, 3)) + 100 * targets[:, None, None, None], 0, 255)
     pixels = pixels.astype(np.uint8)
-    return Part(pixels=lambda positions: pixels[list(positions)], targets=targets.astype(np.int64))
+    return Part(
+        pixels=lambda positions: pixels[list(positions)],
+        targets=targets.astype(np.int64),
+        names=[f"{number}.jpg" for number in range(count)],
+    )
 
 
 def build():
@@ -37,10 +35,18 @@ def build():
     return backbone.build("mobilenet_v3_small", label_count=2, image_px=32, weights="none")
 
 
-def train(folder, plan=PLAN, report=lambda _done, _total, _figures: None):
-    network = build()
+def train(folder, plan=PLAN, *, network=None, train_part=None, validation=None, report=lambda *_event: None, told=None):
+    network = network or build()
     history = finetune.finetune(
-        network, part(19, 0), part(10, 1), plan=plan, device=CPU, checkpoint=folder, report=report
+        network,
+        train_part or part(19, 0),
+        validation or part(10, 1),
+        plan=plan,
+        device=CPU,
+        world=World(),
+        checkpoint=folder,
+        say=(told if told is not None else []).append,
+        report=report,
     )
     return network, history
 
@@ -53,19 +59,41 @@ class Stopped(Exception):
     pass
 
 
-def test_a_stopped_run_ends_with_the_same_bytes(tmp_path):
-    """Stopped in the middle of the third epoch and gone on, weights and history equal an unbroken run's."""
-    whole, history = train(tmp_path / "whole")
+FULL = replace(
+    PLAN, mixup=0.4, cutmix=1.0, label_smoothing=0.1, augment="camera_trap", rotation_degrees=10, balance="sampler"
+)
 
-    def stop(done, _total, _figures):
-        if done == 5:
+
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, ema_decay=0.0), FULL], ids=["averaged", "plain", "everything"])
+@pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["every-step", "every-epoch"])
+def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, plan, seconds):
+    """Stopped in the middle of the third epoch and gone on, weights and history equal an unbroken run's."""
+    plan = replace(plan, checkpoint_seconds=seconds)
+    whole, history = train(tmp_path / "whole", plan)
+
+    def stop(done, _total, figures):
+        if done == 5 and figures.startswith("epoch"):
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(tmp_path / "broken", report=stop)
-    again, resumed = train(tmp_path / "broken")
+        train(tmp_path / "broken", plan, report=stop)
+    again, resumed = train(tmp_path / "broken", plan)
     assert tensors(again) == tensors(whole)
     assert resumed == history
+
+
+def test_a_checkpoint_inside_an_epoch_saves_its_steps(tmp_path):
+    """With a checkpoint after each step, only the step that was stopped is taken again."""
+    plan, taken = replace(PLAN, checkpoint_seconds=0.0), []
+
+    def stop(done, _total, figures):
+        if done == 5 and figures.startswith("epoch 3"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path, plan, report=stop)
+    train(tmp_path, plan, report=lambda done, _total, _figures: taken.append(done))
+    assert taken == [5, 6, 6]
 
 
 def test_the_best_epoch_is_kept(tmp_path):
@@ -81,10 +109,7 @@ def test_patience_ends_training_early(tmp_path):
     """On a validation part whose labels are swapped nothing gets better: `patience` epochs, then the end."""
     swapped = replace(part(10, 1), targets=1 - part(10, 1).targets)
     plan = replace(PLAN, epochs=50, patience=2)
-    network = build()
-    history = finetune.finetune(
-        network, part(64, 0), swapped, plan=plan, device=CPU, checkpoint=tmp_path, report=lambda *_event: None
-    )
+    _, history = train(tmp_path, plan, train_part=part(64, 0), validation=swapped)
     after_peak = math.ceil(50 * schedule.WARM_UP_SHARE)
     assert history[-1].epoch - max(after_peak, best_epoch(history).epoch) == 2
     assert len(history) < 51
@@ -117,38 +142,86 @@ def test_the_head_gives_way_only_to_more_than_one_standard_error():
 
 
 def test_a_loss_that_is_no_number_is_a_sentence(tmp_path):
-    """A rate far too high ends with the option's name, not with NaN weights."""
+    """A rate far too high ends with the option's name and the photos of the batch, not with NaN weights."""
     with pytest.raises(
-        TrainerError, match=r"stopped being a number in epoch \d+, step \d+; try a lower --learning-rate"
+        TrainerError,
+        match=r"stopped being a number in epoch \d+, in the batch of (\d+\.jpg, ){3}\d+\.jpg and \d+ more; "
+        r"try a lower --learning-rate",
     ):
         train(tmp_path, replace(PLAN, learning_rate=1e30, epochs=5))
 
 
-def test_statistics_of_a_pretrained_network_stay():
-    """BatchNorm's running means are the pretrained ones after training on small batches."""
-    network = replace(build(), pretrained=True)
-    before = {name: value.clone() for name, value in network.network.state_dict().items() if "running" in name}
-    optimizer = torch.optim.AdamW(finetune._groups(network, 1e-3))
-    finetune._one_epoch(
-        network,
-        optimizer,
-        part(16, 0),
-        plan=PLAN,
-        epoch=1,
-        steps=2,
-        device=CPU,
-        weights=None,
-        report=lambda _done, _total, _figures: None,
+def test_after_a_loss_that_is_no_number_the_best_is_kept(tmp_path):
+    """A pretrained network ends with what it began with, and says why."""
+    before, told = tensors(build()), []
+    network, history = train(
+        tmp_path, replace(PLAN, learning_rate=1e30), network=replace(build(), pretrained=True), told=told
     )
+    assert tensors(network) == before
+    assert len(history) == 1
+    assert "What was best before is kept: the head" in told[0]
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):
+    """Where no checkpoint can be written, one sentence says so and training ends as it would have."""
+    whole, history = train(tmp_path / "whole")
+    blocked, told = tmp_path / "blocked", []
+    blocked.write_text("a file, where the folder should be")
+    network, same = train(blocked, told=told)
+    assert tensors(network) == tensors(whole)
+    assert same == history
+    assert len(told) == 1
+    assert "no checkpoint was written" in told[0]
+
+
+def steps_of(network, plan=PLAN, count=16):
+    return Steps(network, part(count, 0), plan=plan, device=CPU, world=World())
+
+
+def test_statistics_of_a_pretrained_network_stay():
+    """BatchNorm's running means are the pretrained ones after training on small batches; the weights are not."""
+    network = replace(build(), pretrained=True)
+    before = {name: value.clone() for name, value in network.network.state_dict().items()}
+    steps = steps_of(network)
+    steps.train_mode()
+    steps.take(steps.order(1), epoch=1, step=0)
     after = network.network.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
+    running = [name for name in before if "running" in name]
+    assert running
+    assert all(torch.equal(after[name], before[name]) for name in running)
+    assert not torch.equal(after[f"{network.head_path}.weight"], before[f"{network.head_path}.weight"])
 
 
 def test_weighted_sampling_draws_classes_alike():
     """Drawn by the inverse of its count, a class of one in ten makes about half of the images."""
-    targets = np.array([0] * 90 + [1] * 10, dtype=np.int64)
-    order = finetune._order(targets, torch.Generator().manual_seed(0), weighted=True)
-    assert 30 <= int((targets[order] == 1).sum()) <= 70
+    unequal = replace(part(100, 0), targets=np.array([0] * 90 + [1] * 10, dtype=np.int64))
+    steps = Steps(build(), unequal, plan=replace(PLAN, balance="sampler"), device=CPU, world=World())
+    assert 30 <= int((unequal.targets[steps.order(1)] == 1).sum()) <= 70
+
+
+def test_averaged_weights_are_lent_and_given_back():
+    """Inside the context the network has the averaged weights, outside its own; both differ after a step."""
+    network = replace(build(), pretrained=True)
+    steps = steps_of(network)
+    steps.train_mode()
+    for step in range(2):
+        steps.take(steps.order(1), epoch=1, step=step)
+    own = tensors(network)
+    with steps.averaged_weights():
+        assert tensors(network) == {name: value.numpy().tobytes() for name, value in steps.averaged.items()}
+        assert tensors(network) != own
+    assert tensors(network) == own
+
+
+def test_over_training_is_told():
+    """Validation that rises while training loss falls is named with its epoch; without that nothing is said."""
+    history = [row(0, 0.9, 0.5), replace(row(1, 0.5, 0.8), train_loss=0.6), replace(row(2, 0.7, 0.8), train_loss=0.3)]
+    assert turning_point(history) == history[1]
+    assert "over-training: validation loss was lowest at epoch 1 (0.500) and rose to 0.700 by epoch 2" in kept(
+        history, head=True
+    )
+    assert turning_point(history[:2]) is None
+    assert "over-training" not in kept(history[:2], head=True)
 
 
 def test_one_cycle_rises_and_falls():
@@ -158,13 +231,3 @@ def test_one_cycle_rises_and_falls():
     assert max(rates) == pytest.approx(1.0)
     assert rates.index(max(rates)) == 25
     assert rates[-1] == pytest.approx(0.001)
-
-
-def test_augmenting_keeps_shape_and_repeats_from_a_seed():
-    """Same generator state, same changes; uint8 in, uint8 out, and something does change."""
-    images = torch.from_numpy(part(6, 0).pixels(range(6)))
-    one, two = (augment(images, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert one.dtype == torch.uint8
-    assert one.shape == images.shape
-    assert torch.equal(one, two)
-    assert not torch.equal(one, images)

@@ -1,4 +1,7 @@
+import time
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,3 +53,38 @@ def test_planted_clusters_are_found_among_many():
             hashes[member] = hashes[start] ^ np.uint64(flipped)
         expected[start : start + 5] = start
     assert np.array_equal(clusters(hashes.tolist()), expected)
+
+
+@pytest.mark.parametrize("alike_bits", [12, 24, 36])
+def test_crowds_that_look_alike_are_clustered_the_same(alike_bits):
+    """Thousands of hashes that share most bits, with chains and loners among them: as when every pair is compared."""
+    generator = np.random.default_rng(alike_bits)
+    free = np.uint64((1 << (64 - alike_bits)) - 1)
+    hashes = (generator.integers(1, 2**64, 2400, np.uint64) & free) | np.uint64(5 << 40)
+    for start in range(0, 1200, 3):
+        hashes[start + 1] = hashes[start] ^ np.uint64(0b10011)
+        hashes[start + 2] = hashes[start + 1] ^ np.uint64(0b1110001100)
+    expected = first_by_matrix(hashes)
+    assert np.array_equal(clusters(hashes.tolist()), expected)
+    assert 1 < len(set(expected.tolist())) < 2400
+
+
+def first_by_matrix(hashes):
+    """The first member of each one's cluster, by all pairs."""
+    near = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= MAX_BITS
+    first = np.arange(len(hashes))
+    while True:
+        lowest = np.where(near, first[None, :], len(hashes)).min(axis=1)
+        if np.array_equal(lowest, first):
+            return first
+        first = lowest
+
+
+def test_skies_that_all_look_alike_cost_no_more_than_a_moment():
+    """Of 100,000 hashes half share 16 bits: not every pair of these is compared."""
+    generator = np.random.default_rng(0)
+    hashes = generator.integers(1, 2**64, 100_000, np.uint64)
+    hashes[::2] &= np.uint64(2**48 - 1)
+    began = time.process_time()
+    assert len(set(clusters(hashes.tolist()).tolist())) > 99_000
+    assert time.process_time() - began < 5

@@ -16,8 +16,8 @@ def some_features(count, *, features, labels, seed=0):
 
 def fit(inputs, targets, groups=None, **options):
     groups = np.arange(len(targets)) if groups is None else groups
-    options = {"balanced": False, "seed": 0, "report": lambda _done, _total: None} | options
-    return probe.fit_head(inputs, targets, groups, label_count=int(targets.max()) + 1, **options)
+    options = {"balance": "none", "seed": 0, "report": lambda _done, _total: None} | options
+    return probe.fit_head(inputs[None], targets, groups, **options)
 
 
 @pytest.mark.parametrize(("count", "features", "labels"), [(60, 200, 4), (200, 20, 3), (80, 100, 2)])
@@ -54,13 +54,34 @@ def test_a_class_with_one_group_is_fitted_without_a_choice():
     assert head.weight.shape == (2, 8)
 
 
-def test_balanced_gives_the_rare_class_more_answers():
-    """With class weights more images are called the rare class."""
+@pytest.mark.parametrize("how", ["sampler", "loss"])
+def test_balance_gives_the_rare_class_more_answers(how):
+    """With either way of balancing more images are called the rare class."""
     inputs, targets = some_features(300, features=5, labels=2, seed=1)
     keep = (targets == 0) | (np.arange(300) < 40)
     inputs, targets = inputs[keep], targets[keep]
     rare = [
         int(((inputs @ head.weight.T + head.bias).argmax(axis=1) == 1).sum())
-        for head in (fit(inputs, targets), fit(inputs, targets, balanced=True))
+        for head in (fit(inputs, targets), fit(inputs, targets, balance=how))
     ]
     assert rare[1] > rare[0]
+
+
+def test_views_of_one_photo_weigh_as_one():
+    """The same features given as two views fit the very head of one view."""
+    inputs, targets = some_features(80, features=10, labels=3)
+    groups, options = np.arange(80), {"balance": "none", "seed": 0, "report": lambda *_event: None}
+    one = probe.fit_head(inputs[None], targets, groups, **options)
+    two = probe.fit_head(np.stack([inputs, inputs]), targets, groups, **options)
+    np.testing.assert_allclose(two.weight, one.weight, atol=2e-3)
+    assert two.losses == pytest.approx(one.losses, rel=1e-3)
+
+
+def test_cross_validation_sees_each_photo_once_as_it_is():
+    """Every photo has a loss, and the mean is the chosen strength's."""
+    inputs, targets = some_features(60, features=10, labels=3)
+    best, losses, seen = probe.choose_strength(
+        inputs[None], targets, np.arange(60), balance="none", seed=0, report=lambda *_event: None
+    )
+    assert not np.isnan(seen).any()
+    assert seen[:, 0].mean() == pytest.approx(losses[best])

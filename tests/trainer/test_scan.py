@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from trainer.dataset.cache import PixelCache
 from trainer.dataset.fingerprint import difference, fingerprint
 from trainer.dataset.scan import scan, write_scan_csv
-from trainer.errors import DatasetError
+from trainer.errors import DatasetError, TrainerError
 from trapline import preprocessing
 from trapline.preprocessing import load_image, rules
 
@@ -90,6 +91,77 @@ def test_a_second_scan_decodes_nothing(data, cache_folder, monkeypatch):
     again = scanned(data, cache_folder)
     assert len(again.photos) == 10
     assert again.data_digest != first.data_digest
+
+
+COUNTING_SCAN = """
+import sys
+from pathlib import Path
+from trainer.dataset.cache import PixelCache
+from trainer.dataset.scan import scan
+from trapline.preprocessing import rules
+
+root, opened = Path(sys.argv[1]), set()
+sys.addaudithook(lambda name, words: opened.add(words[0]) if name == "open" else None)
+preprocessing = rules(fit=sys.argv[3], image_px=32)
+with PixelCache.open(Path(sys.argv[2]), preprocessing) as cache:
+    scan(root, preprocessing=preprocessing, cache=cache, threads=2, report=lambda *_: None)
+print(*sorted(str(Path(name).relative_to(root)) for name in opened if str(name).startswith(str(root))))
+"""
+
+
+def test_a_second_scan_reads_only_what_changed(data, cache_folder):
+    """No file is opened again, whatever it is called now; one written anew in place, of the same size and time, is."""
+
+    def opened(fit="stretch"):
+        command = [sys.executable, "-c", COUNTING_SCAN, str(data), str(cache_folder), fit]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    write(data, {"fox/broken.jpg": photo_bytes(1)[:300]})
+    time.sleep(2.1)  # what changed less than two seconds ago is read again
+    assert len(opened()) == 11
+    assert opened() == []
+    assert len(opened("letterbox")) == 11
+    assert opened("letterbox") == []
+    target = data / "deer/1.jpg"
+    before = target.stat()
+    with target.open("r+b") as file:
+        file.write(photo_bytes(50)[: before.st_size].ljust(before.st_size, b"\0"))
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (data / "deer").rename(data / "owl")
+    assert opened() == ["owl/1.jpg"]
+
+
+def test_room_is_told_and_refused_before_anything_is_decoded(data, cache_folder):
+    """The first sentence says what the cache needs; where the bound is too small, no photo was decoded for nothing."""
+    said = []
+    with PixelCache.open(cache_folder, RULES, most_bytes=17 << 20) as cache:
+        scan(data, preprocessing=RULES, cache=cache, threads=2, report=lambda *_: None, say=said.append)
+    assert len(said) == 1
+    assert "0 of 10 files are in it; the others need up to 1 MiB" in said[0]
+    steps = []
+    with (
+        PixelCache.open(cache_folder / "small", RULES, most_bytes=16 << 20) as cache,
+        pytest.raises(TrainerError, match="give --cache-gib"),
+    ):
+        scan(data, preprocessing=RULES, cache=cache, threads=2, report=lambda *step: steps.append(step))
+    assert steps == [(0, 10)]
+
+
+def test_rows_that_moved_for_room_are_looked_up_again(data, cache_folder):
+    """Where the cache shrank below a scan's photos, it ends with the rows where they lie now."""
+    write(data, {f"deer/more{number}.jpg": photo_bytes(number + 200) for number in range(200)})
+    scanned(data, cache_folder)
+    for path in data.glob("deer/more*.jpg"):
+        if not path.stem.endswith("9"):
+            path.unlink()
+    least = (16 << 20) + (80 << 10) + 30 * 32 * 32 * 3
+    with PixelCache.open(cache_folder, RULES, most_bytes=least) as cache:
+        photos = scan(data, preprocessing=RULES, cache=cache, threads=2, report=lambda *_: None).photos
+        pixels = cache.pixels([photo.cache_row for photo in photos])
+        (images,) = cache_folder.glob("*/images.u8")
+        assert images.stat().st_size < 100 * 32 * 32 * 3
+    for photo, array in zip(photos, pixels, strict=True):
+        assert np.array_equal(array, load_image((data / photo.path).read_bytes(), RULES))
 
 
 def test_bad_files_are_listed_with_a_reason_and_the_rest_goes_on(data, cache_folder):

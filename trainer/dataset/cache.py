@@ -1,69 +1,48 @@
 """Decoded pixels on disk, keyed by a file's SHA-256: a photo is decoded once, whatever its name and however many runs.
 
-One folder for each set of preprocessing rules, shared by any number of threads and processes:
+One folder for each set of preprocessing rules, shared by any number of threads and processes; `cache_folder` tells
+what lies where.
 
-    images.u8       rows of height × width × 3 bytes, nothing else
-    index.sqlite    SHA-256 -> row, checksum and facts of the photo; SHA-256 -> reason of files that cannot be decoded
-
-Why a kill or a crash at any moment leaves no wrong pixel: a key gets its row first, without a checksum; then the bytes
-are written; only then the checksum is stored, and a row without one does not exist for `find`. After a power cut the
-index may be newer than the pixels, so `find` compares the checksum before it names a row. Whoever meets an unfinished
-or broken row decodes the photo again and writes the same bytes to the same row, so two writers cannot disagree.
+Why a kill or a crash at any moment leaves no wrong pixel: a process takes free rows for itself; it writes a photo's
+bytes to one; only then it records that the photo lies there, with the checksum of the bytes. A recorded row is never
+written again. Of two processes with the same photo the first to record it wins, and the other's row is free again; rows
+that a killed process had taken are free when the next one opens the folder alone. After a power cut the index may be
+newer than the pixels: unless the last user had brought all pixels to the disk and said so, and the file has not changed
+since, `find` compares every checksum. In any case `pixels` compares a row's when it first reads it, so that no changed
+byte is ever handed out.
 """
 
-import fcntl
-import hashlib
 import os
-import sqlite3
 import threading
+import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from trapline.v1.metadata_pb2 import Preprocessing
 
 from ..errors import TrainerError
+from .cache_folder import IMAGES_FILE, is_alone, locked, share, storage_errors
+from .cache_index import Entry, Facts
+from .cache_opening import Opened, open_folder
+from .cache_room import UNBOUNDED, Place, Room, make_room
+from .cache_rows import PixelRows
+from .cache_space import cut, give_back, row_count, take_free, take_new
 
-# Counts up when the tables, the row format or the difference hash change: older folders are then left alone.
-_FORMAT = 1
-_KEYS_IN_ONE_QUERY = 500
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS photos (
-    sha256 TEXT PRIMARY KEY, row INTEGER UNIQUE NOT NULL, checksum INTEGER,
-    camera TEXT, taken TEXT, difference_hash TEXT, width_px INTEGER, height_px INTEGER
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS failures (sha256 TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What decoding a photo told besides its pixels.
-
-    Attributes:
-        camera: As in `Photo`.
-        taken: As in `Photo`.
-        difference_hash: As in `Photo`.
-        width_px: Width of the original as stored, before it is turned upright.
-        height_px: Height likewise.
-    """
-
-    camera: str
-    taken: str
-    difference_hash: int
-    width_px: int
-    height_px: int
+_ROWS_TAKEN_AT_ONCE = 64
+_RECORDED_AT_ONCE = 32
+_SECONDS_UNRECORDED = 1.0
+_TOUCHED_AGAIN_AFTER_NS = 86_400 * 10**9
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CachedPhoto:
     """A photo that the cache has: the row of its pixels, and its facts."""
 
@@ -76,101 +55,167 @@ class PixelCache:
 
     Every method that touches the disk raises `TrainerError`, naming the folder and `--cache-dir`, where the disk is
     full or the folder cannot be used.
+
+    Attributes:
+        folder: The folder of these rules.
+        hashes: SHA-256 of files that were read before, under whatever rules.
+        notes: Sentences on what opening it had to do.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int], index: sqlite3.Connection, images: int) -> None:
-        self.folder = folder
-        self._shape = shape
-        self._row_bytes = shape[0] * shape[1] * shape[2]
-        self._index = index
-        self._index_lock = threading.Lock()
-        self._images = images
-        self._mapped: NDArray[np.uint8] = np.empty((0, *shape), np.uint8)
+    def __init__(self, opened: Opened, rows: PixelRows, most_bytes: int) -> None:
+        self.folder = opened.folder
+        self.hashes = opened.hashes
+        self.notes = opened.notes
+        self._rows = rows
+        self._index = opened.index
+        self._most_bytes = most_bytes
+        self._find_compares = opened.index.settled() != rows.state()
+        self._now = time.time_ns()
+        self._lock = threading.Lock()
+        self._is_open = True
+        self._has_written = False
+        self._has_failures = opened.index.has_failures()
+        self._taken: list[int] = []
+        self._written: dict[str, Entry] = {}
+        self._recorded = time.monotonic()
+        self._lost_rows = False
 
     @classmethod
-    def open(cls, folder: Path, preprocessing: Preprocessing) -> Self:
-        """The cache in `folder` (the user's `--cache-dir`) for the rules `preprocessing`; made where it is missing."""
-        place = folder / rules_digest(preprocessing)
-        with _storage_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-            images = os.open(place / "images.u8", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def open(cls, folder: Path, preprocessing: Preprocessing, *, most_bytes: int = UNBOUNDED) -> Self:
+        """The cache in `folder` (the user's `--cache-dir`) for the rules `preprocessing`; made where it is missing.
+
+        Args:
+            folder: The user's cache folder.
+            preprocessing: The rules.
+            most_bytes: Most that all of `folder` may take.
+        """
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder):
+                opened = open_folder(folder, preprocessing)
+        shape = (preprocessing.height_px, preprocessing.width_px, 3)
+        rows = PixelRows(opened.folder / IMAGES_FILE, opened.images, shape=shape, most_bytes=most_bytes)
+        return cls(opened, rows, most_bytes)
+
+    def make_room(self, *, known: Sequence[str], new: int) -> Room:
+        """Drops what was not used for longest where more photos need its room; says what they need and find.
+
+        Args:
+            known: SHA-256 of the run's photos that `find` found; they stay, but may move to other rows.
+            new: How many more there are at most.
+
+        Raises:
+            TrainerError: The bound or the disk leaves too little. Nothing was dropped.
+        """
+        with storage_errors(self.folder), locked(self.folder.parent):
+            place = Place(
+                cache=self.folder.parent,
+                own=self.folder,
+                index=self._index,
+                rows=self._rows,
+                most_bytes=self._most_bytes,
+                alone=is_alone(self._rows.file),
+                known=known,
+                now=self._now,
+            )
             try:
-                # Turning to WAL does not wait for another process that does the same; this lock does.
-                fcntl.flock(images, fcntl.LOCK_EX)
-                index = _open_index(place / "index.sqlite")
-                fcntl.flock(images, fcntl.LOCK_UN)
-            except BaseException:
-                os.close(images)
-                raise
-        return cls(place, (preprocessing.height_px, preprocessing.width_px, 3), index, images)
+                room = make_room(place, new=new)
+            finally:
+                share(self._rows.file)
+        if room.moved:
+            self._rows.reset()
+        return room
 
     def find(self, sha256s: Sequence[str]) -> dict[str, CachedPhoto]:
-        """Those of the photos that are cached; each one's bytes were compared with their checksum just now."""
-        rows = self._select("sha256, row, checksum, camera, taken, difference_hash, width_px, height_px", sha256s)
-        found = {}
-        for sha256, row, checksum, camera, taken, difference_hash, width_px, height_px in rows:
-            if not self._is_intact(row, checksum):
-                continue
-            facts = Facts(
-                camera=camera,
-                taken=taken,
-                difference_hash=int(difference_hash, 16),
-                width_px=width_px,
-                height_px=height_px,
-            )
-            found[sha256] = CachedPhoto(row=row, facts=facts)
-        return found
+        """Those of the photos that are cached."""
+        with storage_errors(self.folder):
+            entries = self._index.find(sha256s)
+            with self._lock:
+                entries |= {key: self._written[key] for key in sha256s if key in self._written}
+            if not entries:
+                return {}
+            damaged = self._damaged(entries)
+            if damaged:
+                self._index.forget(damaged)
+            seldom = [key for key, entry in entries.items() if entry.used < self._now - _TOUCHED_AGAIN_AFTER_NS]
+            if seldom:
+                self._index.touch(seldom, used=self._now)
+        gone = frozenset(damaged)
+        return {key: CachedPhoto(row=entry.row, facts=entry.facts) for key, entry in entries.items() if key not in gone}
 
     def put(self, sha256: str, pixels: NDArray[np.uint8], facts: Facts) -> int:
-        """Stores a photo's pixels (RGB, uint8, [height_px, width_px, 3] of the rules) and facts; gives their row."""
-        if pixels.shape != self._shape or pixels.dtype != np.uint8:
-            raise ValueError(f"the cache holds uint8 {self._shape}, not {pixels.dtype} {pixels.shape}")
+        """Stores a photo's pixels (RGB, uint8, [height_px, width_px, 3] of the rules) and facts; gives their row.
+
+        The row is good until the next `flush`, which says whether it is afterwards. Other processes find the photo
+        after a second, 32 photos or `flush`, whichever is first.
+        """
+        if pixels.shape != self._rows.shape or pixels.dtype != np.uint8:
+            raise ValueError(f"the cache holds uint8 {self._rows.shape}, not {pixels.dtype} {pixels.shape}")
         data = np.ascontiguousarray(pixels).data.cast("B")
-        with _storage_errors(self.folder):
-            with self._index_lock:
-                row = self._row_for(sha256)
-            self._write(row, data)
-            with self._index_lock:
-                self._index.execute(
-                    "UPDATE photos SET checksum = ?, camera = ?, taken = ?, difference_hash = ?, width_px = ?, "
-                    "height_px = ? WHERE sha256 = ?",
-                    (
-                        zlib.crc32(data),
-                        facts.camera,
-                        facts.taken,
-                        f"{facts.difference_hash:016x}",  # SQLite's integers are signed: 64 bits do not fit
-                        facts.width_px,
-                        facts.height_px,
-                        sha256,
-                    ),
-                )
+        with storage_errors(self.folder):
+            with self._lock:
+                row = self._taken.pop() if self._taken else self._take()
+            self._rows.write(row, data)
+            entry = Entry(row=row, checksum=zlib.crc32(data), facts=facts, used=self._now)
+            with self._lock:
+                self._written[sha256] = entry
+                waited = time.monotonic() - self._recorded
+                if len(self._written) >= _RECORDED_AT_ONCE or waited > _SECONDS_UNRECORDED:
+                    self._record()
         return row
 
+    def flush(self) -> bool:
+        """Records what was put, so that every process finds it, even if this one is killed.
+
+        Returns:
+            Whether all rows that `put` gave are still the photos'. Another process may have put the same photo first:
+            then `find` has its row.
+        """
+        with storage_errors(self.folder), self._lock:
+            self._record()
+            return not self._lost_rows
+
     def failures(self, sha256s: Sequence[str]) -> dict[str, str]:
-        """Those of the files that could not be decoded before, and why."""
-        return dict(self._select("sha256, reason", sha256s, table="failures"))
+        """Those of the files that could not be decoded before, and why; perhaps not those of other runs just now."""
+        if not self._has_failures:
+            return {}
+        with storage_errors(self.folder):
+            return self._index.failures(sha256s)
 
     def put_failure(self, sha256: str, reason: str) -> None:
         """Remembers that a file cannot be decoded, whatever the limits."""
-        with _storage_errors(self.folder), self._index_lock:
-            self._index.execute("INSERT OR REPLACE INTO failures VALUES (?, ?)", (sha256, reason))
+        with storage_errors(self.folder):
+            self._index.put_failure(sha256, reason)
+            self._has_failures = True
 
     def pixels(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The pixels of rows that `find` or `put` gave: a copy, RGB, uint8, [len(rows), height_px, width_px, 3]."""
-        wanted = np.asarray(rows, np.int64)
-        if wanted.size and wanted.max() >= len(self._mapped):
-            with _storage_errors(self.folder):
-                count = os.fstat(self._images).st_size // self._row_bytes
-                self._mapped = np.memmap(self.folder / "images.u8", np.uint8, "r", shape=(count, *self._shape))
-        return np.asarray(self._mapped[wanted])
+        """The pixels of rows that `find` or `put` gave: a copy, RGB, uint8, [len(rows), height_px, width_px, 3].
+
+        Raises:
+            TrainerError: Bytes of them were changed since they were written. The cache forgets such photos, so that the
+                next run decodes them again.
+        """
+        with storage_errors(self.folder):
+            found, are_intact = self._rows.gather(rows)
+            if are_intact:
+                return found
+            damaged = self._rows.damaged()
+            self._index.forget_rows(damaged)
+        raise TrainerError(
+            f"the pixels of {len(damaged):,} photos in the cache {self.folder} were changed since they were written, "
+            "and are not used; run the same command again, which decodes these photos again"
+        )
 
     def close(self) -> None:
-        """Lets go of the files; a second call does nothing."""
-        if self._images >= 0:
-            self._index.close()
-            os.close(self._images)
-            self._images = -1
-            self._mapped = np.empty((0, *self._shape), np.uint8)
+        """Brings what was put to the disk and lets go of the files; a second call does nothing."""
+        if not self._is_open:
+            return
+        try:
+            self.flush()
+            with storage_errors(self.folder):
+                self._settle()
+        finally:
+            self._let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -178,68 +223,54 @@ class PixelCache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        elif self._is_open:
+            # Whoever was interrupted does not wait for the disk, and a full one is told once.
+            with suppress(TrainerError):
+                self.flush()
+            self._let_go()
 
-    def _select(self, columns: str, keys: Sequence[str], *, table: str = "photos") -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
-        with _storage_errors(self.folder), self._index_lock:
-            for start in range(0, len(keys), _KEYS_IN_ONE_QUERY):
-                some = keys[start : start + _KEYS_IN_ONE_QUERY]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT {columns} FROM {table} WHERE sha256 IN ({marks})"  # noqa: S608  # our own names only
-                rows += self._index.execute(query, list(some))
-        return rows
+    def _take(self) -> int:
+        """A row to write to; takes more of them from the index, for later calls."""
+        if not self._has_written:
+            self._index.settle(None)
+            self._has_written = True
+        self._taken = take_free(self._index, _ROWS_TAKEN_AT_ONCE)
+        if not self._taken:
+            with locked(self.folder.parent):
+                self._taken = take_new(self._index, self._rows.grow(row_count(self._index), _ROWS_TAKEN_AT_ONCE))
+        self._taken.reverse()
+        return self._taken.pop()
 
-    def _is_intact(self, row: int, checksum: int | None) -> bool:
-        if checksum is None:
-            return False
-        with _storage_errors(self.folder):
-            data = os.pread(self._images, self._row_bytes, row * self._row_bytes)
-        return len(data) == self._row_bytes and zlib.crc32(data) == checksum
+    def _record(self) -> None:
+        self._lost_rows |= bool(self._index.put(self._written))
+        self._written.clear()
+        self._recorded = time.monotonic()
 
-    def _row_for(self, sha256: str) -> int:
-        """The row of a key, a new one for a new key; one statement, so that processes cannot take the same."""
-        self._index.execute(
-            "INSERT OR IGNORE INTO photos (sha256, row) SELECT ?, coalesce(max(row) + 1, 0) FROM photos", (sha256,)
-        )
-        row: int = self._index.execute("SELECT row FROM photos WHERE sha256 = ?", (sha256,)).fetchone()[0]
-        return row
+    def _damaged(self, entries: Mapping[str, Entry]) -> list[str]:
+        """Those of the photos whose pixels are not as they were written, as far as must be told now."""
+        count = self._rows.count()
+        if self._find_compares:
+            return [key for key, entry in entries.items() if not self._rows.is_intact(entry.row, entry.checksum)]
+        with self._lock:
+            self._rows.compare_later({entry.row: entry.checksum for entry in entries.values() if entry.row < count})
+        return [key for key, entry in entries.items() if entry.row >= count]
 
-    def _write(self, row: int, data: memoryview) -> None:
-        # Written, not mapped: a full disk is then an error and not a SIGBUS.
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._images, data[done:], row * self._row_bytes + done)
+    def _settle(self) -> None:
+        """Brings all rows to the disk and says so, unless another process writes more of them."""
+        give_back(self._index, self._taken)
+        if self._index.settled() == self._rows.state():
+            return
+        os.fdatasync(self._rows.file)  # here, where nobody waits for it; what is left below is little
+        with locked(self.folder.parent):
+            if is_alone(self._rows.file):
+                self._rows.cut(cut(self._index, 0))
+                os.fdatasync(self._rows.file)
+                self._index.settle(self._rows.state())
 
-
-def rules_digest(preprocessing: Preprocessing) -> str:
-    """The name of the folder for these rules: 16 hex digits over the rules and what decodes by them.
-
-    Pillow's whole version counts, because each of its wheels brings its own JPEG, WebP and TIFF libraries.
-    """
-    text = f"{_FORMAT} Pillow {PIL.__version__} ".encode()
-    return hashlib.sha256(text + preprocessing.SerializeToString(deterministic=True)).hexdigest()[:16]
-
-
-def _open_index(path: Path) -> sqlite3.Connection:
-    index = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-    try:
-        index.execute("PRAGMA journal_mode = WAL")
-        index.execute("PRAGMA synchronous = NORMAL")
-        index.executescript(_SCHEMA)
-    except BaseException:
-        index.close()
-        raise
-    return index
-
-
-@contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise TrainerError(
-            f"the cache {folder} cannot be used ({reason}); make room there, remove that folder, or name another one "
-            "with --cache-dir"
-        ) from error
+    def _let_go(self) -> None:
+        self._is_open = False
+        self._index.close()
+        self.hashes.close()
+        self._rows.close()

@@ -6,6 +6,7 @@ any difference, so that sensor noise in black areas flips none. And a photo in w
 fog, white-out) gets 0, "not to be compared", because all such photos would otherwise be one another's duplicates.
 """
 
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -28,16 +29,24 @@ def difference_hash(pixels: NDArray[np.uint8], *, pad_rgb: int | None = None) ->
     height, width, _ = pixels.shape
     if height < _ROWS or width < _COLUMNS:
         return 0
-    tops = np.arange(_ROWS + 1) * height // _ROWS
-    lefts = np.arange(_COLUMNS + 1) * width // _COLUMNS
-    strips = [pixels[top:bottom].sum(axis=0, dtype=np.uint32) for top, bottom in pairwise(tops)]
-    sums = np.add.reduceat(np.stack(strips), lefts[:-1], axis=1)
-    grey = (sums * _LUMA).sum(axis=2) / np.outer(np.diff(tops), np.diff(lefts))
-    steps = np.diff(grey, axis=1)
+    strips, lefts, areas = _blocks(height, width)
+    sums = np.empty((_ROWS, width, 3), np.uint32)
+    for row, (top, bottom) in enumerate(strips):
+        np.add.reduce(pixels[top:bottom], axis=0, dtype=np.uint32, out=sums[row])
+    grey = (np.add.reduceat(sums, lefts, axis=1) * _LUMA).sum(axis=2) / areas
+    steps = grey[:, 1:] - grey[:, :-1]
     if np.count_nonzero(np.abs(steps) >= 1) < _LEAST_INFORMATIVE_PAIRS:
         return 0
     bits = int.from_bytes(np.packbits(steps >= 1).tobytes(), "big")
     return bits or 1  # 0 is taken
+
+
+@lru_cache(maxsize=16)
+def _blocks(height: int, width: int) -> tuple[tuple[tuple[int, int], ...], NDArray[np.int64], NDArray[np.int64]]:
+    """Top and bottom of each row of blocks, left of each column, and the blocks' areas, in pixels."""
+    tops = np.arange(_ROWS + 1) * height // _ROWS
+    lefts = np.arange(_COLUMNS + 1) * width // _COLUMNS
+    return tuple(pairwise(tops.tolist())), lefts[:-1], np.outer(np.diff(tops), np.diff(lefts))
 
 
 def _without_bars(pixels: NDArray[np.uint8], pad_rgb: int) -> NDArray[np.uint8]:

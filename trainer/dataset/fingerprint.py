@@ -1,6 +1,7 @@
 """Whether a data folder is still the one a run has seen: by sizes and times in a moment, by contents for sure."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def fingerprint(root: Path) -> str:
     digest = hashlib.sha256()
     for file in find_files(root).files:
         try:
-            facts = (root / file.path).stat()
+            facts = os.stat(f"{root}/{file.path}")  # noqa: PTH116  # of 100,000 files: Path doubles the time
             seen = f"{facts.st_size} {facts.st_mtime_ns}"
         except OSError:  # gone since its folder was listed: the folder is changing
             seen = "gone"

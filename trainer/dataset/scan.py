@@ -1,39 +1,34 @@
 """One pass over a data folder: each file read, hashed, verified by the scaled decode that training needs, cached.
 
-A file whose bytes are in the cache is read and hashed only. What cannot be trained on is listed with a reason and the
-run goes on; what would make the result a lie (one photo under two classes, an empty class) stops it.
+What is in the cache is not decoded again, and not even read where the file is still the one that was read before. What
+cannot be trained on is listed with a reason and the run goes on; what would make the result a lie (one photo under two
+classes, an empty class) stops it.
 """
 
 import csv
-import hashlib
-import io
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from PIL import Image
-
-from trapline.errors import ImageTooLarge, ImageUnreadable
-from trapline.formats import IMAGE_FORMATS
-from trapline.preprocessing import MAX_PIXELS, load_image_and_exif
+from trapline.preprocessing import MAX_PIXELS
 from trapline.v1.metadata_pb2 import Preprocessing
 
 from ..errors import DatasetError
-from .cache import CachedPhoto, Facts, PixelCache
-from .difference_hash import difference_hash
+from .cache import PixelCache
 from .duplicates import without_duplicates
 from .fingerprint import data_digest
 from .layout import File, find_files, shown
-from .photo import Photo, Rejected, Status
-
-#: Files above this are refused unread: no format needs more for `MAX_PIXELS`, and a pool of readers must fit in memory.
-MAX_FILE_BYTES = 1 << 30
+from .photo import Photo, Rejected
+from .reader import Reader
 
 _FILES_IN_FLIGHT_PER_THREAD = 4
-# Pillow opens an MPO as a JPEG and has no opener of that name.
-_OPENED_FORMATS = tuple(name for name in IMAGE_FORMATS if name != "MPO")
+_FILES_IN_ONE_LOOKUP = 500
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +61,7 @@ def scan(
     threads: int,
     max_pixels: int = MAX_PIXELS,
     report: Callable[[int, int], None],
+    say: Callable[[str], object] = lambda _: None,
 ) -> Scan:
     """Reads the data folder `root` once.
 
@@ -76,19 +72,33 @@ def scan(
         threads: Files read and decoded at the same time (Pillow and hashlib release the interpreter's lock).
         max_pixels: Largest width × height that is decoded.
         report: Called in this thread with (files done, files in all), first with 0 done.
+        say: Told in a sentence, before anything is decoded, what room the cache needs and has.
 
     Raises:
         UsageError: `root` is missing or no folder.
         DatasetError: The folder's shape is wrong, a class has no photo left, or a photo lies under two classes.
-        TrainerError: The cache's disk is full.
+        TrainerError: The cache has no room for the photos (nothing was decoded then), or its disk is full.
         KeyboardInterrupt: Passed on when the photos being decoded are done; what is cached stays cached.
     """
     layout = find_files(root)
-    reader = _Reader(root=root, preprocessing=preprocessing, cache=cache, max_pixels=max_pixels)
-    outcomes = _in_threads(reader.examine, layout.files, threads=threads, report=report)
-    readable = [outcome for outcome in outcomes if isinstance(outcome, Photo)]
+    reader = Reader(root, preprocessing=preprocessing, cache=cache, max_pixels=max_pixels)
+    report(0, len(layout.files))
+    outcomes = _lookups(reader, layout.files, threads=threads, report=report)
+    known = [outcome.sha256 for outcome in outcomes if isinstance(outcome, Photo)]
+    room = cache.make_room(known=known, new=outcomes.count(None))
+    for sentence in (*cache.notes, room.sentence):
+        say(sentence)
+    if room.moved:
+        outcomes = _lookups(reader, layout.files, threads=threads, report=report)
+    try:
+        examined = _examined(reader, layout.files, outcomes, threads=threads, report=report)
+    finally:
+        reader.remember()
+    readable = [outcome for outcome in examined if isinstance(outcome, Photo)]
+    if not cache.flush():
+        readable = _placed(readable, cache)
     photos, repeated = without_duplicates(readable)
-    rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
+    rejected = [outcome for outcome in examined if isinstance(outcome, Rejected)]
     rejected += [*layout.rejected, *repeated]
     rejected.sort(key=lambda row: row.path)
     _check_not_empty(root, layout.labels, layout.parts, photos=photos, rejected=rejected)
@@ -111,100 +121,69 @@ def write_scan_csv(scan: Scan, path: Path) -> None:
         writer.writerows(sorted(rows))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reader:
-    root: Path
-    preprocessing: Preprocessing
-    cache: PixelCache
-    max_pixels: int
+def _lookups(
+    reader: Reader, files: Sequence[File], *, threads: int, report: Callable[[int, int], None]
+) -> list[Photo | Rejected | None]:
+    """What the cache knows of each file, None where it must be examined."""
+    outcomes: list[Photo | Rejected | None] = []
+    known = 0
 
-    def examine(self, file: File) -> Photo | Rejected:
-        """The photo in `file`, its pixels cached, or why it is none."""
-        try:
-            sha256, cached = self._read(self.root / file.path)
-        except ImageTooLarge as error:
-            return _rejected(file, "too_large", str(error))
-        except ImageUnreadable as error:
-            return _rejected(file, "unreadable", str(error))
-        except MemoryError:
-            return _rejected(file, "too_large", "there is not enough memory to decode it")
-        return Photo(
-            path=file.path,
-            label=file.label,
-            part=file.part,
-            sha256=sha256,
-            camera=cached.facts.camera,
-            taken=cached.facts.taken,
-            difference_hash=cached.facts.difference_hash,
-            cache_row=cached.row,
-        )
+    def add(some: list[Photo | Rejected | None]) -> None:
+        nonlocal known
+        outcomes.extend(some)
+        if any(some):
+            known += sum(outcome is not None for outcome in some)
+            report(known, len(files))
 
-    def _read(self, path: Path) -> tuple[str, CachedPhoto]:
-        try:
-            size = path.stat().st_size
-            if size > MAX_FILE_BYTES:
-                raise ImageTooLarge(f"the file has {size:,} bytes, the limit is {MAX_FILE_BYTES:,}; leave it out")
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImageUnreadable(f"the file cannot be read ({error.strerror})") from error
-        sha256 = hashlib.sha256(data).hexdigest()
-        cached = self.cache.find([sha256]).get(sha256)
-        # Decoded before under a higher limit, the photo must not slip through a lower one.
-        if cached is not None and cached.facts.width_px * cached.facts.height_px <= self.max_pixels:
-            return sha256, cached
-        failure = self.cache.failures([sha256]).get(sha256)
-        if failure is not None:
-            raise ImageUnreadable(failure)
-        return sha256, self._decode(data, sha256)
-
-    def _decode(self, data: bytes, sha256: str) -> CachedPhoto:
-        try:
-            pixels, exif = load_image_and_exif(data, self.preprocessing, max_pixels=self.max_pixels)
-        except ImageUnreadable as error:
-            self.cache.put_failure(sha256, str(error))
-            raise
-        with Image.open(io.BytesIO(data), formats=_OPENED_FORMATS) as header:
-            width_px, height_px = header.size
-        letterboxed = self.preprocessing.fit == Preprocessing.FIT_LETTERBOX
-        facts = Facts(
-            camera=exif.camera,
-            taken=exif.taken,
-            difference_hash=difference_hash(pixels, pad_rgb=self.preprocessing.pad_rgb if letterboxed else None),
-            width_px=width_px,
-            height_px=height_px,
-        )
-        return CachedPhoto(row=self.cache.put(sha256, pixels, facts), facts=facts)
+    starts = range(0, len(files), _FILES_IN_ONE_LOOKUP)
+    chunks = (files[start : start + _FILES_IN_ONE_LOOKUP] for start in starts)
+    _in_threads(reader.known, chunks, threads=threads, each=add)
+    return outcomes
 
 
-def _rejected(file: File, status: Status, reason: str) -> Rejected:
-    return Rejected(path=file.path, label=file.label, part=file.part, status=status, reason=reason)
-
-
-def _in_threads(
-    examine: Callable[[File], Photo | Rejected],
-    files: tuple[File, ...],
+def _examined(
+    reader: Reader,
+    files: Sequence[File],
+    outcomes: Sequence[Photo | Rejected | None],
     *,
     threads: int,
     report: Callable[[int, int], None],
 ) -> list[Photo | Rejected]:
-    """`examine` of every file, in their order, with so few waiting that memory does not grow with the folder."""
-    outcomes: list[Photo | Rejected] = []
-    waiting: deque[Future[Photo | Rejected]] = deque()
-    report(0, len(files))
+    """`outcomes` with what examining the others told in the gaps."""
+    unknown = [index for index, outcome in enumerate(outcomes) if outcome is None]
+    found: list[Photo | Rejected] = []
+
+    def add(outcome: Photo | Rejected) -> None:
+        found.append(outcome)
+        report(len(files) - len(unknown) + len(found), len(files))
+
+    _in_threads(reader.examine, (files[index] for index in unknown), threads=threads, each=add)
+    rest = iter(found)
+    return [next(rest) if outcome is None else outcome for outcome in outcomes]
+
+
+def _placed(photos: Sequence[Photo], cache: PixelCache) -> list[Photo]:
+    """The photos with the rows that they lie in now."""
+    found = cache.find([photo.sha256 for photo in photos])
+    return [replace(photo, cache_row=found[photo.sha256].row) for photo in photos]
+
+
+def _in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, each: Callable[[Result], None]
+) -> None:
+    """Calls `each` with `work` of every item, in order; few wait, so that memory does not grow with the folder."""
+    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
     try:
-        for file in files:
+        for item in items:
             if len(waiting) >= threads * _FILES_IN_FLIGHT_PER_THREAD:
-                outcomes.append(waiting.popleft().result())
-                report(len(outcomes), len(files))
-            waiting.append(pool.submit(examine, file))
+                each(waiting.popleft().result())
+            waiting.append(pool.submit(work, item))
         while waiting:
-            outcomes.append(waiting.popleft().result())
-            report(len(outcomes), len(files))
+            each(waiting.popleft().result())
     finally:
         # On Ctrl-C or a full disk only the photos being decoded are waited for: they still use the cache.
         pool.shutdown(wait=True, cancel_futures=True)
-    return outcomes
 
 
 def _check_not_empty(

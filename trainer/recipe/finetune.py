@@ -1,56 +1,31 @@
 """The unfrozen stage: all layers, from the head that the frozen stage fitted (LP-FT, Kumar et al. 2022).
 
-AdamW on a one-cycle schedule, lower rates for earlier layers, BatchNorm statistics kept where the network was
-pretrained. Every random choice of an epoch follows from the seed and the epoch's number, so a run that goes on from
-the last finished epoch ends with the same bytes as one that was never stopped.
+One-cycle or constant rates, lower for earlier layers, BatchNorm statistics kept where the network was pretrained,
+weights averaged over steps. After each epoch validation decides whether its weights are the ones to keep.
 """
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 from ..backbone import Backbone
 from ..errors import TrainerError
-from ..run_folder import read_tensors, write_tensors
-from .augment import augment
+from ..world import World
+from . import checkpoint as saved
 from .history import Epoch, beats, best_epoch
 from .part import Part, losses, predict
-from .schedule import WARM_UP_SHARE, one_cycle
+from .plan import Plan
+from .schedule import WARM_UP_SHARE
+from .steps import NotFinite, Steps
 
-_WEIGHT_DECAY = 0.01
-_EARLIEST_RATE = 0.1
-# The only common base of the BatchNorm classes.
-_NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What the unfrozen stage was told.
-
-    Attributes:
-        epochs: Most epochs.
-        batch_size: Images in a step.
-        learning_rate: Peak rate of the last layers.
-        patience: Epochs without a better one, after the rate's peak, before it stops.
-        seed: Seed of every random choice.
-        weighted_loss: Whether classes weigh by the inverse of their counts in the loss.
-        weighted_sampling: Whether images are drawn by the inverse of their class's count.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    patience: int
-    seed: int
-    weighted_loss: bool
-    weighted_sampling: bool
+Seen = dict[str, NDArray[np.float64]]
+#: Told each step's number (from 1, over all epochs), its mean loss, its rate of the last layers.
+Taken = Callable[[int, float, float], None]
 
 
 def finetune(
@@ -60,8 +35,12 @@ def finetune(
     *,
     plan: Plan,
     device: torch.device,
+    world: World,
     checkpoint: Path,
+    say: Callable[[str], None],
     report: Callable[[int, int, str], None],
+    each: Callable[[Epoch], None] = lambda _row: None,
+    taken: Taken = lambda _step, _loss, _rate: None,
 ) -> list[Epoch]:
     """Trains all layers; leaves the best epoch's weights in `backbone`, those it came with where no epoch beat them.
 
@@ -71,148 +50,165 @@ def finetune(
         validation: Images that choose the epoch.
         plan: What to do.
         device: Where the network is.
-        checkpoint: Folder for the state after each epoch; a state found there is gone on from.
+        world: The processes that train together.
+        checkpoint: Folder for the state; a state found there is gone on from.
+        say: Told what a person should know.
         report: Told steps done, steps in all and the latest figures in words.
+        each: Told each new row of the history, epoch 0 too, before a checkpoint has it.
+        taken: Told each step, likewise.
 
     Returns:
         The history, epoch 0 first. The best row is `best_epoch(history)`.
 
     Raises:
-        TrainerError: The loss is not finite any more.
+        TrainerError: There is not enough memory for a batch, or the loss is not finite before anything was learned.
     """
-    parameters = _groups(backbone, plan.learning_rate)
-    optimizer = torch.optim.AdamW(parameters, weight_decay=_WEIGHT_DECAY)
-    history = _resumed(backbone, optimizer, checkpoint)
-    if not history:
-        start = _losses(backbone, validation, plan=plan, device=device)
-        write_tensors(
-            checkpoint / "start.safetensors", {key: torch.from_numpy(value) for key, value in start.items()}, {}
-        )
-        write_tensors(checkpoint / "best.safetensors", _state(backbone), {})
-        history = [_row(start, start, epoch=0, train_loss=None, rate=0.0)]
-    start = {name: value.numpy() for name, value in read_tensors(checkpoint / "start.safetensors")[0].items()}
-    steps = max(1, len(train.targets) // plan.batch_size)
-    class_weights = _class_weights(train.targets, backbone.head.out_features).to(device) if plan.weighted_loss else None
-    for epoch in range(len(history), plan.epochs + 1):
-        # Near the peak of the rate validation is often worse than before and after it: nobody loses patience there.
-        if epoch - 1 - max(best_epoch(history).epoch, math.ceil(plan.epochs * WARM_UP_SHARE)) >= plan.patience:
+    loop = _Loop(backbone, train, validation, plan=plan, device=device, world=world, checkpoint=checkpoint, say=say)
+    if loop.position.epoch == 1 and loop.position.step == 0:
+        each(loop.position.history[0])
+    for epoch in range(loop.position.epoch, plan.epochs + 1):
+        if loop.patience_lost(epoch):
             break
-        loss = _one_epoch(
-            backbone,
-            optimizer,
-            train,
-            plan=plan,
-            epoch=epoch,
-            steps=steps,
-            device=device,
-            weights=class_weights,
-            report=report,
+        try:
+            row = loop.epoch(epoch, report=report, each=each, taken=taken)
+        except NotFinite as error:
+            loop.give_up(epoch, error)
+            break
+        figures = f"validation {row.validation_accuracy:.1%} loss {row.validation_loss:.3f}"
+        report(epoch * loop.steps.count, plan.epochs * loop.steps.count, figures)
+    backbone.network.load_state_dict(loop.best)
+    return loop.position.history
+
+
+class _Loop:
+    """What the epochs share: the steps, the position in them, the best weights so far."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        train: Part,
+        validation: Part,
+        *,
+        plan: Plan,
+        device: torch.device,
+        world: World,
+        checkpoint: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._backbone, self._train, self._validation, self._plan = backbone, train, validation, plan
+        self._device, self._world, self._checkpoint, self._say = device, world, checkpoint, say
+        self._full_disk_told = False
+        #: What the next position on the disk relies on and is not there yet.
+        self._owed: dict[str, Callable[[], None]] = {}
+        self.steps = Steps(backbone, train, plan=plan, device=device, world=world)
+        position = saved.restore(checkpoint, backbone, self.steps, world)
+        if position is None:
+            seen = self._seen()
+            row = _row(seen, seen, epoch=0, train_loss=None, rate=0.0)
+            position = saved.Position(epoch=1, step=0, loss_sum=0.0, history=[row])
+            self.best, start = saved.state(backbone), {key: torch.from_numpy(value) for key, value in seen.items()}
+            self._owed = {"start": lambda: saved.save_start(checkpoint, start)}
+            self._write_best()
+        else:
+            start = world.told(saved.read_start(checkpoint) if world.first else {})
+            self.best = world.told(saved.read_best(checkpoint) if world.first else {})
+        self._start = {name: value.numpy() for name, value in start.items()}
+        self.position = position
+
+    def patience_lost(self, epoch: int) -> bool:
+        """Whether too many epochs before this one brought nothing.
+
+        Near the peak of the rate validation is often worse than before and after it: nobody loses patience there.
+        """
+        plan = self._plan
+        peak = math.ceil(plan.epochs * WARM_UP_SHARE) if plan.schedule == "one_cycle" else 0
+        return epoch - 1 - max(best_epoch(self.position.history).epoch, peak) >= plan.patience
+
+    def epoch(
+        self,
+        epoch: int,
+        *,
+        report: Callable[[int, int, str], None],
+        each: Callable[[Epoch], None],
+        taken: Taken,
+    ) -> Epoch:
+        """One pass over the training images and one over validation; gives the history's new row."""
+        plan, steps, position = self._plan, self.steps, self.position
+        order, history, loss_sum = steps.order(epoch), position.history, position.loss_sum
+        steps.train_mode()
+        written = time.monotonic()
+        for step in range(position.step, steps.count):
+            value = steps.take(order, epoch=epoch, step=step)
+            begin, end = (len(order) * (step + bound) // steps.count for bound in (0, 1))
+            loss_sum += value * (end - begin)
+            taken((epoch - 1) * steps.count + step + 1, value, steps.rate(epoch, step))
+            report((epoch - 1) * steps.count + step + 1, plan.epochs * steps.count, f"epoch {epoch} loss {value:.3f}")
+            if self._world.first and time.monotonic() - written >= plan.checkpoint_seconds:
+                here = saved.Position(epoch=epoch, step=step + 1, loss_sum=loss_sum, history=history)
+                self._write(here)
+                written = time.monotonic()
+        rate = steps.rate(epoch, steps.count - 1)
+        with steps.averaged_weights():
+            row = _row(self._seen(), self._start, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
+            if beats(row, best_epoch(history)):
+                # The best weights first: stopped in between, the epoch is done again and writes the same bytes.
+                self.best = saved.state(self._backbone)
+                self._write_best()
+        each(row)
+        self.position = saved.Position(epoch=epoch + 1, step=0, loss_sum=0.0, history=[*history, row])
+        self._write(self.position)
+        return row
+
+    def give_up(self, epoch: int, error: NotFinite) -> None:
+        """Ends the stage with the best weights so far, where anything had been learned."""
+        names = ", ".join(self._train.names[position] for position in error.positions[:4])
+        more = f" and {len(error.positions) - 4} more" if len(error.positions) > 4 else ""
+        sentence = (
+            f"the training loss stopped being a number in epoch {epoch}, in the batch of {names}{more}; "
+            f"try a lower --learning-rate than {self._plan.learning_rate:g}"
         )
-        rate = plan.learning_rate * one_cycle(epoch * steps - 1, plan.epochs * steps)
-        seen = _losses(backbone, validation, plan=plan, device=device)
-        row = _row(seen, start, epoch=epoch, train_loss=loss, rate=rate)
-        better = beats(row, best_epoch(history))
-        history.append(row)
-        # The best weights first: stopped in between, the epoch is done again and writes the same bytes.
-        if better:
-            write_tensors(checkpoint / "best.safetensors", _state(backbone), {})
-        _save(backbone, optimizer, history, checkpoint)
-        report(
-            epoch * steps,
-            plan.epochs * steps,
-            f"validation {row.validation_accuracy:.1%} loss {row.validation_loss:.3f}",
-        )
-    tensors, _ = read_tensors(checkpoint / "best.safetensors")
-    backbone.network.load_state_dict(tensors)
-    return history
+        kept = best_epoch(self.position.history).epoch
+        if kept == 0 and not self._backbone.pretrained:
+            raise TrainerError(sentence)
+        self._say(f"{sentence}. What was best before is kept: {'the head' if kept == 0 else f'epoch {kept}'}")
+
+    def _seen(self) -> Seen:
+        """Loss of each validation image, and 1 where its best class is right; with `balance` classes count alike."""
+        part = self._validation
+        rows = predict(self._backbone, part, batch_size=self._plan.batch_size, device=self._device, world=self._world)
+        right = (rows.argmax(axis=1) == part.targets).astype(np.float64)
+        weights = np.ones(len(part.targets))
+        if self._plan.balance != "none":
+            counts = np.bincount(part.targets)
+            weights = len(part.targets) / (np.count_nonzero(counts) * counts[part.targets])
+        return {"losses": losses(rows, part.targets) * weights, "right": right * weights}
+
+    def _write_best(self) -> None:
+        self._owed["best"] = lambda: saved.save_best(self._checkpoint, self.best)
+        self._write(None)
+
+    def _write(self, position: saved.Position | None) -> None:
+        """Writes in the first process what is owed, then the position; a full disk is told once and costs only these.
+
+        In this order, whatever fails: a position on the disk is never newer than the weights that it calls the best.
+        """
+        if not self._world.first:
+            return
+        try:
+            for name, write in list(self._owed.items()):
+                write()
+                del self._owed[name]
+            if position is not None:
+                saved.save(self._checkpoint, self._backbone, self.steps, position)
+        except TrainerError as error:
+            if not self._full_disk_told:
+                self._full_disk_told = True
+                self._say(
+                    f"no checkpoint was written: {error}. Training goes on; stopped now, it would lose what it did"
+                )
 
 
-def _groups(backbone: Backbone, learning_rate: float) -> list[dict[str, object]]:
-    """One parameter group a parameter: the rate grows with depth, vectors (biases, norms) do not decay."""
-    groups: list[dict[str, object]] = []
-    for (name, parameter), depth in zip(backbone.network.named_parameters(), backbone.depths().values(), strict=True):
-        share = _EARLIEST_RATE ** (1 - depth) if backbone.pretrained else 1.0
-        decay = _WEIGHT_DECAY if parameter.ndim > 1 else 0.0
-        groups.append({"params": [parameter], "peak": learning_rate * share, "weight_decay": decay, "name": name})
-    return groups
-
-
-def _one_epoch(
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    train: Part,
-    *,
-    plan: Plan,
-    epoch: int,
-    steps: int,
-    device: torch.device,
-    weights: Tensor | None,
-    report: Callable[[int, int, str], None],
-) -> float:
-    """One pass; gives the mean training loss."""
-    seed = plan.seed * 1_000_003 + epoch
-    torch.manual_seed(seed)
-    chance = torch.Generator().manual_seed(seed)
-    order = _order(train.targets, chance, weighted=plan.weighted_sampling)
-    backbone.network.train()
-    if backbone.pretrained:
-        for module in backbone.network.modules():
-            if isinstance(module, _NORMS):
-                module.eval()
-    total = 0.0
-    for step in range(steps):
-        # Evenly cut, so that no step has one image left over, which BatchNorm could not take.
-        begin, end = (len(order) * (step + bound) // steps for bound in (0, 1))
-        positions = order[begin:end]
-        images = augment(torch.from_numpy(train.pixels(positions)).to(device), chance)
-        targets = torch.from_numpy(train.targets[positions]).to(device)
-        multiple = one_cycle((epoch - 1) * steps + step, plan.epochs * steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * multiple
-        loss = functional.cross_entropy(backbone.network(backbone.normalised(images)), targets, weight=weights)
-        value = float(loss.detach())
-        if not np.isfinite(value):
-            raise TrainerError(
-                f"the training loss stopped being a number in epoch {epoch}, step {step + 1}; "
-                f"try a lower --learning-rate than {plan.learning_rate:g}"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no hint for it
-        optimizer.step()
-        total += value * len(positions)
-        report((epoch - 1) * steps + step + 1, plan.epochs * steps, f"epoch {epoch} loss {value:.3f}")
-    return total / len(order)
-
-
-def _order(targets: NDArray[np.int64], chance: torch.Generator, *, weighted: bool) -> list[int]:
-    if not weighted:
-        return torch.randperm(len(targets), generator=chance).tolist()
-    weights = 1.0 / torch.from_numpy(np.bincount(targets)).double()[torch.from_numpy(targets)]
-    return torch.multinomial(weights, len(targets), replacement=True, generator=chance).tolist()
-
-
-def _class_weights(targets: NDArray[np.int64], label_count: int) -> Tensor:
-    counts = np.maximum(1, np.bincount(targets, minlength=label_count))
-    return torch.tensor(len(targets) / (label_count * counts), dtype=torch.float32)
-
-
-def _losses(
-    backbone: Backbone, validation: Part, *, plan: Plan, device: torch.device
-) -> dict[str, NDArray[np.float64]]:
-    """Loss of each validation image, and 1 where its best class is right."""
-    probabilities = predict(backbone, validation, batch_size=plan.batch_size, device=device)
-    right = (probabilities.argmax(axis=1) == validation.targets).astype(np.float64)
-    return {"losses": losses(probabilities, validation.targets), "right": right}
-
-
-def _row(
-    seen: dict[str, NDArray[np.float64]],
-    start: dict[str, NDArray[np.float64]],
-    *,
-    epoch: int,
-    train_loss: float | None,
-    rate: float,
-) -> Epoch:
+def _row(seen: Seen, start: Seen, *, epoch: int, train_loss: float | None, rate: float) -> Epoch:
     differences = seen["losses"] - start["losses"]
     return Epoch(
         epoch=epoch,
@@ -222,37 +218,3 @@ def _row(
         learning_rate=rate,
         standard_error=float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0,
     )
-
-
-def _state(backbone: Backbone) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in backbone.network.state_dict().items()}
-
-
-def _save(backbone: Backbone, optimizer: torch.optim.Optimizer, history: list[Epoch], checkpoint: Path) -> None:
-    tensors = {f"network.{name}": value for name, value in _state(backbone).items()}
-    for group in optimizer.param_groups:
-        for key, value in optimizer.state[group["params"][0]].items():
-            tensors[f"{key}.{group['name']}"] = value.detach().cpu().contiguous()
-    write_tensors(checkpoint / "epoch.safetensors", tensors, {"history": [asdict(row) for row in history]})
-
-
-def _resumed(backbone: Backbone, optimizer: torch.optim.Optimizer, checkpoint: Path) -> list[Epoch]:
-    """Puts the last finished epoch's state back; gives its history, empty where there is none."""
-    path = checkpoint / "epoch.safetensors"
-    if not path.is_file():
-        return []
-    tensors, facts = read_tensors(path)
-    prefix = "network."
-    network = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    backbone.network.load_state_dict(network)
-    for group in optimizer.param_groups:
-        parameter = group["params"][0]
-        # Like the parameter in memory layout, as the optimizer itself would have made them.
-        optimizer.state[parameter] = {
-            "step": tensors[f"step.{group['name']}"],
-            **{
-                key: torch.empty_like(parameter).copy_(tensors[f"{key}.{group['name']}"])
-                for key in ("exp_avg", "exp_avg_sq")
-            },
-        }
-    return [Epoch(**row) for row in facts["history"]]

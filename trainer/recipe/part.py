@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..backbone import Backbone
+from ..world import World
+from . import out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +19,12 @@ class Part:
     Attributes:
         pixels: Gives uint8 [n, H, W, 3] for a sequence of positions within the part.
         targets: Class of each image, int64 [images].
+        names: Path of each image, for sentences.
     """
 
     pixels: Callable[[Sequence[int]], NDArray[np.uint8]]
     targets: NDArray[np.int64]
+    names: Sequence[str]
 
 
 def predict(
@@ -29,18 +33,28 @@ def predict(
     *,
     batch_size: int,
     device: torch.device,
+    world: World | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> NDArray[np.float32]:
-    """Softmax probabilities of the part's images: float32 [images, labels]."""
+    """Softmax probabilities of the part's images: float32 [images, labels].
+
+    The processes of `world`, alone where absent, share the images; each gets every row.
+
+    Raises:
+        TrainerError: There is not enough memory for a batch.
+    """
+    world = world or World()
     backbone.network.eval()
-    count = len(part.targets)
-    rows = []
+    share = world.share(len(part.targets))
+    rows = [np.empty((0, backbone.head.out_features), np.float32)]
     with torch.inference_mode():
-        for begin in range(0, count, batch_size):
-            images = torch.from_numpy(part.pixels(range(begin, min(begin + batch_size, count)))).to(device)
-            rows.append(backbone.network(backbone.normalised(images)).softmax(dim=1).cpu().numpy())
-            report(min(begin + batch_size, count), count)
-    return np.concatenate(rows)
+        for begin in range(0, len(share), batch_size):
+            positions = share[begin : begin + batch_size]
+            with out_of_memory.told(batch_size, device):
+                images = torch.from_numpy(part.pixels(positions)).to(device)
+                rows.append(backbone.network(backbone.normalised(images)).softmax(dim=1).cpu().numpy())
+            report(begin + len(positions), len(share))
+    return world.gathered(np.concatenate(rows))
 
 
 def losses(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -7,20 +7,28 @@ cross-validation on the training part. Standardising is folded into the layer, s
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from ..backbone import Backbone
+from ..world import World
+from . import augment, out_of_memory
 
 #: Inverse strengths tried, from strong to weak, on standardised features.
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+#: What is done for rare classes: nothing; `sampler` weighs images by the inverse of their class's count; `loss` fits
+#: as if nothing was, and takes the logarithm of each class's share off its score (logit adjustment, Menon et al. 2021).
+Balance = Literal["none", "sampler", "loss"]
+#: How an image is seen: as it is, or changed by chance.
+View = augment.Strengths | None
 _FOLDS = 5
 _LARGEST_CROSS_VALIDATION = 20_000
 
@@ -49,9 +57,12 @@ def features(
     *,
     batch_size: int,
     device: torch.device,
+    views: Sequence[View] = (None,),
+    bfloat16: bool = False,
+    world: World | None = None,
     report: Callable[[int, int], None],
 ) -> NDArray[np.float32]:
-    """The features of `count` images in order: float32 [count, features].
+    """The features of `count` images in order: float32 [views, count, features].
 
     Args:
         backbone: The network, already on `device`.
@@ -59,112 +70,156 @@ def features(
         count: Number of images.
         batch_size: Images at a time.
         device: Where the network is.
-        report: Told images done and in all.
+        views: How each image is seen: None as it is, else changed by chance of those strengths.
+        bfloat16: Compute in bfloat16, where the processor does that faster.
+        world: The processes that share the work; each gets every row.
+        report: Told images done and in all, of this process.
+
+    Raises:
+        TrainerError: There is not enough memory for a batch.
     """
+    world = world or World()
     backbone.network.eval()
-    out = np.empty((count, backbone.head.in_features), dtype=np.float32)
-    with torch.inference_mode():
-        for begin in range(0, count, batch_size):
-            positions = range(begin, min(begin + batch_size, count))
-            images = torch.from_numpy(pixels(positions)).to(device)
-            out[positions.start : positions.stop] = backbone.features(images).cpu().numpy()
-            report(positions.stop, count)
-    return out
+    share = world.share(count)
+    out = np.empty((len(share), len(views), backbone.head.in_features), dtype=np.float32)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        for begin in range(0, len(share), batch_size):
+            positions = share[begin : begin + batch_size]
+            with out_of_memory.told(batch_size, device):
+                images = torch.from_numpy(pixels(positions)).to(device)
+                for number, view in enumerate(views):
+                    seen = images if view is None else _changed(images, view, positions, number)
+                    out[begin : begin + len(positions), number] = backbone.features(seen).cpu().numpy()
+            report(begin + len(positions), len(share))
+    return np.ascontiguousarray(world.gathered(out).swapaxes(0, 1))
+
+
+def _changed(images: Tensor, view: augment.Strengths, positions: range, number: int) -> Tensor:
+    """Changed images; an image's change depends on its position and the view's number alone."""
+    if view == augment.MIRROR:
+        return images.flip(2)
+    rows = [augment.draw(1, view, torch.Generator().manual_seed(position << 8 | number)) for position in positions]
+    return augment.apply(images, augment.joined(rows))
 
 
 # One thread: the matrices are small, and a pool that waits for a busy core takes a hundred times longer.
 @threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def fit_head(
-    inputs: NDArray[np.float32],
+    views: NDArray[np.float32],
     targets: NDArray[np.int64],
     groups: NDArray[np.int64],
     *,
-    label_count: int,
-    balanced: bool,
+    balance: Balance,
     seed: int,
     report: Callable[[int, int], None],
 ) -> Head:
-    """The head for `inputs`.
+    """The head for features of training images.
 
     Args:
-        inputs: Training features, float32 [images, features].
+        views: Features, float32 [views, images, features]; the first view is the image as it is.
         targets: Class of each image, in [0, label_count); every class occurs.
         groups: Group of each image; a group is never both fitted on and validated on.
-        label_count: Number of classes.
-        balanced: Weight classes by the inverse of their counts.
+        balance: What is done for rare classes.
         seed: Seed of the folds.
         report: Told fits done and in all.
     """
-    strength, losses = _choose_strength(inputs, targets, groups, balanced=balanced, seed=seed, report=report)
-    solver = _Solver(inputs, targets, balanced=balanced)
+    strength, losses, _ = choose_strength(views, targets, groups, balance=balance, seed=seed, report=report)
+    return fitted(views, targets, balance=balance, strength=strength, losses=losses)
+
+
+def fitted(
+    views: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    *,
+    balance: Balance,
+    strength: float,
+    losses: dict[float, float],
+) -> Head:
+    """The head of a strength that was chosen before; arguments as in `fit_head`."""
+    solver = _Solver(views, targets, balance=balance)
     solver.fit(strength)
     weight, bias = solver.layer()
-    if label_count == 2:
-        # scikit-learn keeps one row for two classes; two rows of half of it give the same probabilities.
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return Head(weight=weight.astype(np.float32), bias=bias.astype(np.float32), strength=strength, losses=losses)
 
 
-def _choose_strength(
-    inputs: NDArray[np.float32],
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
+def choose_strength(
+    views: NDArray[np.float32],
     targets: NDArray[np.int64],
     groups: NDArray[np.int64],
     *,
-    balanced: bool,
+    balance: Balance,
     seed: int,
     report: Callable[[int, int], None],
-) -> tuple[float, dict[float, float]]:
+) -> tuple[float, dict[float, float], NDArray[np.float64]]:
+    """The strength with the least cross-validated loss, by images as they are; arguments as in `fit_head`.
+
+    Returns:
+        The inverse strength; the mean loss of each one tried, empty where a class has too few groups to choose; and
+        with the chosen one [images, 2]: loss of each image and 1 where its best class is right, NaN where not asked.
+    """
+    count = views.shape[1]
     smallest = min(len(set(groups[targets == label].tolist())) for label in np.unique(targets))
     fold_count = min(_FOLDS, smallest)
     if fold_count < 2:
-        return 0.01, {}
-    if len(inputs) > _LARGEST_CROSS_VALIDATION:
-        chosen = np.random.default_rng(seed).choice(len(inputs), _LARGEST_CROSS_VALIDATION, replace=False)
-        inputs, targets, groups = inputs[chosen], targets[chosen], groups[chosen]
+        return 0.01, {}, np.full((count, 2), np.nan)
+    asked = np.arange(count)
+    if count > _LARGEST_CROSS_VALIDATION:
+        asked = np.sort(np.random.default_rng(seed).choice(count, _LARGEST_CROSS_VALIDATION, replace=False))
     folds = StratifiedGroupKFold(fold_count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # Groups may make a class rarer in one fold than asked for; the loss below counts such a fold all the same.
         warnings.simplefilter("ignore", UserWarning)
-        pairs = list(folds.split(inputs, targets, groups))
-    losses = dict.fromkeys(STRENGTHS, 0.0)
-    classes = np.unique(targets)
-    for number, (train, held_out) in enumerate(pairs):
-        solver = _Solver(inputs[train], targets[train], balanced=balanced)
+        pairs = list(folds.split(asked, targets[asked], groups[asked]))
+    seen = np.full((len(STRENGTHS), count, 2), np.nan)
+    for number, (train, held_out) in enumerate((asked[train], asked[held_out]) for train, held_out in pairs):
+        solver = _Solver(views[:, train], targets[train], balance=balance)
         for position, strength in enumerate(STRENGTHS):
             solver.fit(strength)
-            known = solver.model.predict_proba(solver.standardised(inputs[held_out]))
-            probabilities = np.full((len(held_out), len(classes)), 1e-7)
-            probabilities[:, np.searchsorted(classes, solver.model.classes_)] = np.clip(known, 1e-7, None)
-            probabilities /= probabilities.sum(axis=1, keepdims=True)
-            losses[strength] += float(log_loss(targets[held_out], probabilities, labels=classes)) / len(pairs)
+            seen[position, held_out] = solver.seen(views[0, held_out], targets[held_out])
             report(number * len(STRENGTHS) + position + 1, len(pairs) * len(STRENGTHS))
+    weights = _weights(targets[asked]) if balance != "none" else np.ones(len(asked))
+    means = {
+        strength: float(np.average(seen[position, asked, 0], weights=weights))
+        for position, strength in enumerate(STRENGTHS)
+    }
     # The stronger of two equals.
-    return min(losses, key=lambda strength: (losses[strength], strength)), losses
+    best = min(means, key=lambda strength: (means[strength], strength))
+    return best, means, seen[STRENGTHS.index(best)]
+
+
+def _weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weight of each image by the inverse of its class's count; 1 on average."""
+    counts = np.bincount(targets)
+    weights: NDArray[np.float64] = len(targets) / (np.count_nonzero(counts) * counts[targets])
+    return weights
 
 
 class _Solver:
     """Logistic regression on the standardised features of one set of images, for several strengths."""
 
-    def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.int64], *, balanced: bool) -> None:
+    def __init__(self, views: NDArray[np.float32], targets: NDArray[np.int64], *, balance: Balance) -> None:
+        count = len(views)
+        inputs, self._targets = np.concatenate(list(views)), np.tile(targets, count)
         self.mean = inputs.mean(axis=0, dtype=np.float64)
         self.scale = inputs.std(axis=0, dtype=np.float64)
         # A feature that never changes (a dead unit) must not be blown up by its own rounding.
         self.scale[self.scale < 1e-6 * max(1e-12, float(self.scale.max()))] = 1.0
-        standardised = (inputs - self.mean) / self.scale
-        self._rotation: NDArray[np.float64] | None = None
+        standardised = ((inputs - self.mean) / self.scale).astype(np.float32)
+        self._rotation: NDArray[np.float32] | None = None
         if len(inputs) < inputs.shape[1]:
             # The solution lies in the span of the images (the penalty does not mind a rotation), so with fewer images
             # than features it is found, unchanged, among that many coordinates.
             self._rotation = np.linalg.svd(standardised, full_matrices=False)[2].T
             standardised = standardised @ self._rotation
-        self._inputs, self._targets = standardised, targets
+        self._inputs = standardised
+        # All views of an image together weigh as much as one photo.
+        weights = _weights(targets) if balance == "sampler" else np.ones(len(targets))
+        self._image_weights = np.tile(weights, count) / count
+        shares = np.unique(targets, return_counts=True)[1] / len(targets)
+        self._taken_off = np.log(shares) if balance == "loss" else np.zeros(len(shares))
         # Each strength starts from the one before.
-        self.model = LogisticRegression(max_iter=400, warm_start=True, class_weight="balanced" if balanced else None)
-
-    def standardised(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Features [N, features] in the coordinates that the model was fitted in."""
-        values: NDArray[np.float64] = (inputs - self.mean) / self.scale
-        return values if self._rotation is None else values @ self._rotation
+        self.model = LogisticRegression(max_iter=400, warm_start=True)
 
     def fit(self, strength: float) -> None:
         """Fits the model with the inverse strength `strength`."""
@@ -172,10 +227,27 @@ class _Solver:
         with warnings.catch_warnings():
             # Weak penalties need more steps than they are worth; cross-validation judges what they reached.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self.model.fit(self._inputs, self._targets)
+            self.model.fit(self._inputs, self._targets, sample_weight=self._image_weights)
+
+    def seen(self, inputs: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Loss of each image and 1 where its best class is right: [images, 2]."""
+        values = ((inputs - self.mean) / self.scale).astype(np.float32)
+        known = self.model.predict_proba(values if self._rotation is None else values @ self._rotation)
+        known = known * np.exp(-self._taken_off)
+        known /= known.sum(axis=1, keepdims=True)
+        # A class that this fold did not have may be the true one.
+        probabilities = np.full((len(targets), int(max(targets.max(), self.model.classes_.max())) + 1), 1e-7)
+        probabilities[:, self.model.classes_] = np.clip(known, 1e-7, None)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        losses = -np.log(probabilities[np.arange(len(targets)), targets])
+        return np.stack([losses, probabilities.argmax(axis=1) == targets], axis=1)
 
     def layer(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weight [labels or 1, features] and bias of the fitted model, on features as they are."""
+        """Weight [labels, features] and bias [labels] of the fitted model, on features as they are."""
         weight = self.model.coef_ if self._rotation is None else self.model.coef_ @ self._rotation.T
-        weight = weight / self.scale
-        return weight, self.model.intercept_ - weight @ self.mean
+        weight = weight.astype(np.float64) / self.scale
+        bias = self.model.intercept_.astype(np.float64) - weight @ self.mean
+        if len(weight) == 1:
+            # scikit-learn keeps one row for two classes; two rows of half of it give the same probabilities.
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        return weight, bias - self._taken_off

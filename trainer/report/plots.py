@@ -1,4 +1,4 @@
-"""The pictures of a run as PNG: confusion matrix, and the curves that chose the head and the epoch."""
+"""The pictures of a run as PNG: confusion matrix, and the curves that chose the head, the epoch and the rate."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +68,31 @@ def curves(
         _draw_strengths(axes.pop(0), strengths, strength)
     if "epochs" in drawn:
         _draw_epochs(axes, history, chosen=chosen, epochs=epochs, peak_rate=peak_rate)
+    _save(figure, path)
+
+
+def range_test(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    path: Path,
+    *,
+    suggestion: float,
+    rises_from: float | None,
+) -> None:
+    """Writes a learning-rate range test: raw and smoothed loss over the rate, and the rate that it suggests."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.semilogx(rates, losses, ".", color=_ORANGE, alpha=0.6, label="each step")
+    axes.semilogx(rates, smoothed, "-", color=_BLUE, label="smoothed")
+    axes.axvline(suggestion, color=_GREEN, linestyle="--", label=f"suggested: {suggestion:.1e}")
+    if rises_from is not None:
+        axes.axvline(rises_from, color=_ORANGE, linestyle=":", label=f"rises for good: {rises_from:.1e}")
+    # Single steps far above are cut: what matters lies below.
+    low, high = min(losses), min(max(losses), 2 * max(smoothed))
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low) + 1e-6)
+    axes.set(title="learning-rate range test", xlabel="learning rate (last layers)", ylabel="training loss (nats)")
+    figure.legend(loc="outside lower center", ncols=4)
     _save(figure, path)
 
 

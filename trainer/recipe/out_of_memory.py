@@ -1,0 +1,31 @@
+"""Too little memory for a batch, as a sentence that says which size to try."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import TrainerError
+
+# CUDA and NumPy have classes for it. Torch on the CPU raises RuntimeError; oneDNN says only that it could not go on.
+_SAID = re.compile(r"not enough memory|out of memory|allocate memory|bad_alloc|could not (create|execute) a")
+
+
+@contextmanager
+def told(batch_size: int, device: torch.device) -> Iterator[None]:
+    """Raises TrainerError with the next size to try where the work inside runs out of memory.
+
+    Args:
+        batch_size: Images at a time, as `--batch-size` has it.
+        device: Where they are.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _SAID.search(str(error)):
+            raise
+        smaller = f"try {batch_size // 2}" if batch_size >= 4 else "try a smaller --image-px or --backbone"
+        raise TrainerError(
+            f"there is not enough memory on {device} for --batch-size {batch_size}; {smaller}"
+        ) from error
