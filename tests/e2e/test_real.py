@@ -57,10 +57,12 @@ def test_no_skew_on_trail_camera_photos(shared, tmp_path, call, serving, answers
     assert answers_match(tmp_path / "run", answers, data) >= 50
 
 
-def test_accuracy_is_not_below_a_plain_linear_probe(shared, tmp_path):
-    """Five seeds on four real sets, splits included: pooled and paired, a run is not behind the probe."""
+def test_the_head_beats_a_plain_linear_probe(shared, tmp_path):
+    """Five real sets, each photo tested once by grouped folds: a point better pooled, and no set clearly behind."""
     assert shared
     path = tmp_path / "accuracy.json"
-    subprocess.run([sys.executable, TOP / "benchmarks" / "accuracy.py", "--json", path], check=True, cwd=TOP)
-    pooled = json.loads(path.read_text())["summary"]["pooled"]
-    assert pooled["difference_points"] >= 0, pooled
+    command = [sys.executable, TOP / "benchmarks" / "accuracy.py", "--epochs", "0", "--json", path]
+    subprocess.run(command, check=True, cwd=TOP)
+    summary = json.loads(path.read_text())["summary"]
+    assert summary["pooled"]["probe"]["points"] >= 1, summary["pooled"]
+    assert all(row["probe"]["high"] >= 0 for row in summary.values()), summary
