@@ -98,6 +98,4 @@ def spoken(plan: dict[str, Any], config: RunConfig) -> list[str]:
             f"--balance auto: the largest class has {plan['largest_class_over_smallest']:.1f} times the photos of the "
             f"smallest; {what.get(plan['balance'], plan['balance'])}"
         )
-    if config.fit == "auto":
-        said.append(f"--fit auto: {plan['fit']}")
     return said

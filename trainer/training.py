@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ from .backbone import Backbone, build
 from .config import RunConfig
 from .data import Data
 from .errors import UsageError
-from .fit_choice import FITS, choose_fit, table
+from .fit_choice import FITS
+from .head_stage import features_of, frozen_head, put_head, with_chosen_fit
 from .planning import earlier_plan, new_plan, spoken
 from .progress import Progress, Report
-from .recipe import augment, finetune, probe
+from .recipe import finetune, probe
 from .recipe.history import Epoch, best_epoch, kept
 from .recipe.lr_finder import Found, find
 from .recipe.plan import Plan
 from .recipe.schedule import steps_in_epoch
 from .report.events import EventFile
-from .run_folder import PLAN_FILE, read_tensors, write_json, write_tensors, write_text
+from .run_folder import PLAN_FILE, write_json, write_text
+from .setting import Setting
 from .world import World
 
 
@@ -53,36 +55,6 @@ class Trained:
     def epoch(self) -> int:
         """The unfrozen epoch whose weights are kept; 0 for the head."""
         return best_epoch(self.history).epoch if self.history else 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What every part of training needs.
-
-    Attributes:
-        config: What to do.
-        folder: The run folder.
-        backbone: The network, on `device`.
-        device: Where it is.
-        world: The processes that train together.
-        report: Where progress goes.
-    """
-
-    config: RunConfig
-    folder: Path
-    backbone: Backbone
-    device: torch.device
-    world: World
-    report: Report
-
-    @property
-    def checkpoint(self) -> Path:
-        """The folder of what resuming needs."""
-        return self.folder / "checkpoint"
-
-    def progress(self, phase: str) -> Callable[[int, int], None]:
-        """Tells how far a phase is."""
-        return lambda done, total: self.report.progress(Progress(phase=phase, done=done, total=total))
 
 
 def train(
@@ -116,7 +88,7 @@ def train(
     plan, features = _planned(setting, fits, choices)
     torch.set_num_threads(plan["threads"])
     data = fits(plan["fit"])
-    head = _frozen(setting, data, plan, features)
+    head = frozen_head(setting, data, plan, features)
     history = _unfrozen(setting, data, plan)
     epoch = best_epoch(history).epoch if history else 0
     if history:
@@ -226,30 +198,7 @@ def _new_plan(
     # The first process decides: another machine may have another device, or other last digits.
     plan = setting.world.told(new_plan(config, fits(fit), choices=choices | {"fit": fit}))
     _check_shares(plan, fits(fit), setting.world)
-    return _fitted(setting, fits, plan) if config.fit == "auto" else (plan, None)
-
-
-def _fitted(
-    setting: Setting, fits: Callable[[str], Data], plan: dict[str, Any]
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """The plan with the fit that cross-validation prefers, and that fit's training features."""
-    features, seen = {}, {}
-    for fit in FITS:
-        data = fits(fit)
-        positions = data.positions("train")
-        features[fit] = _features(setting, data, plan, phase=f"features {fit}")
-        _, _, seen[fit] = probe.choose_strength(
-            features[fit],
-            data.targets(positions),
-            data.groups(positions),
-            balance=plan["balance"],
-            seed=setting.config.seed,
-            report=setting.progress(f"head {fit}"),
-        )
-    chosen, scores = setting.world.told(choose_fit(seen, data.groups(positions)))
-    setting.report.say(table(chosen, scores))
-    compared = {fit: asdict(score) for fit, score in scores.items()}
-    return plan | {"fit": chosen, "fits_compared": compared}, features[chosen]
+    return with_chosen_fit(setting, fits, plan) if config.fit == "auto" else (plan, None)
 
 
 def _with_found_rate(
@@ -275,7 +224,7 @@ def write_found(found: Found, curve: Path, picture: Path) -> None:
 
 def _found(setting: Setting, data: Data, plan: dict[str, Any], features: NDArray[np.float32] | None) -> Found:
     """The range test, from the fitted head where there is one."""
-    _frozen(setting, data, plan, features)
+    frozen_head(setting, data, plan, features)
     return find(
         setting.backbone,
         data.part("train"),
@@ -283,91 +232,6 @@ def _found(setting: Setting, data: Data, plan: dict[str, Any], features: NDArray
         device=setting.device,
         world=setting.world,
         report=setting.progress("range test"),
-    )
-
-
-def _features(setting: Setting, data: Data, plan: dict[str, Any], *, phase: str = "features") -> NDArray[np.float32]:
-    """Features of the training photos: float32 [views, photos, features]."""
-    return _features_of(
-        setting.backbone,
-        data,
-        data.positions("train"),
-        plan=plan,
-        device=setting.device,
-        world=setting.world,
-        report=setting.progress(phase),
-    )
-
-
-def _features_of(
-    backbone: Backbone,
-    data: Data,
-    positions: list[int],
-    *,
-    plan: dict[str, Any],
-    device: torch.device,
-    world: World,
-    report: Callable[[int, int], None],
-) -> NDArray[np.float32]:
-    strengths = augment.strengths(plan["augment"], plan["rotation_degrees"])
-    views: list[probe.View] = [None, augment.MIRROR, *[strengths] * plan["views"]]
-    return probe.features(
-        backbone,
-        lambda batch: data.pixels([positions[index] for index in batch]),
-        len(positions),
-        batch_size=plan["batch_size"],
-        device=device,
-        views=views[: plan["views"]],
-        bfloat16=plan["features_in_bfloat16"],
-        world=world,
-        report=report,
-    )
-
-
-def _frozen(
-    setting: Setting, data: Data, plan: dict[str, Any], features: NDArray[np.float32] | None
-) -> probe.Head | None:
-    """Fits the head on features of the frozen backbone and puts it in place; None with `--weights none`."""
-    backbone, world = setting.backbone, setting.world
-    if not backbone.pretrained:
-        return None
-    path = setting.checkpoint / "head.safetensors"
-    head = world.told(_read_head(path) if world.first and path.is_file() else None)
-    if head is None:
-        positions = data.positions("train")
-        if features is None:
-            features = _features(setting, data, plan)
-        if world.first:
-            head = probe.fit_head(
-                features,
-                data.targets(positions),
-                data.groups(positions),
-                balance=plan["balance"],
-                seed=setting.config.seed,
-                report=setting.progress("head"),
-            )
-            facts = {"strength": head.strength, "losses": {str(key): value for key, value in head.losses.items()}}
-            write_tensors(path, {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}, facts)
-        head = world.told(head)
-    assert head is not None
-    put_head(backbone, head)
-    return head
-
-
-def put_head(backbone: Backbone, head: probe.Head) -> None:
-    """Makes a fitted head the network's."""
-    with torch.no_grad():
-        backbone.head.weight.copy_(torch.from_numpy(head.weight))
-        backbone.head.bias.copy_(torch.from_numpy(head.bias))
-
-
-def _read_head(path: Path) -> probe.Head:
-    tensors, facts = read_tensors(path)
-    return probe.Head(
-        weight=tensors["weight"].numpy(),
-        bias=tensors["bias"].numpy(),
-        strength=facts["strength"],
-        losses={float(key): value for key, value in facts["losses"].items()},
     )
 
 
@@ -420,7 +284,7 @@ def refitted(trained: Trained, report: Report) -> Trained | None:
         return None
     everywhere = list(range(len(data.scan.photos)))
     again = probe.fitted(
-        _features_of(
+        features_of(
             trained.backbone,
             data,
             everywhere,

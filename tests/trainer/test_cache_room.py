@@ -3,7 +3,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +130,7 @@ def test_what_a_run_has_open_stays(tmp_path):
 def test_photos_that_exceed_the_bound_alone_are_refused_at_once(tmp_path):
     """The sentence names what is needed, the bound and one that suffices; what was there stays; that one suffices."""
     fill(tmp_path, range(10))
-    with pytest.raises(TrainerError, match=r"50 photos need up to 1 MiB .*--cache-gib 0\.0\d+ allows") as caught:
+    with pytest.raises(TrainerError, match=r"50 photos need up to 17 MiB .*--cache-gib 0\.0\d+ allows") as caught:
         fill(tmp_path, range(50), bound=bound_of(20))
     assert kept(tmp_path, range(50)) == list(range(10))
     enough = float(re.search(r"give --cache-gib ([\d.]+)", str(caught.value))[1])
@@ -162,6 +164,18 @@ def test_two_runs_that_fill_at_once_stay_below_the_bound(tmp_path):
                 any(put(cache, number) for number in range(80) for cache in (one, other))
             assert used_bytes(tmp_path) + (16 << 20) <= bound_of(100)
     assert len(kept(tmp_path, range(80))) + len(kept(tmp_path, range(80), preprocessing=OTHER_RULES)) > 70
+
+
+def test_a_cache_inside_the_data_folder_is_refused(tmp_path):
+    """Its folder would be a class at the next run; nothing is written there."""
+    for label in ("deer", "fox"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "a.jpg").write_bytes(b"no photo")
+    words = ["run", tmp_path / "data", "--out", tmp_path / "run", "--cache-dir", tmp_path / "data" / "cache"]
+    trainer = Path(sys.executable).parent / "trainer"
+    done = subprocess.run([trainer, *map(str, words)], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "lies in the data folder" in done.stderr) == (2, True)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["deer", "fox"]
 
 
 @pytest.fixture

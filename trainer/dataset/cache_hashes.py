@@ -96,8 +96,8 @@ class KnownHashes:
 
 def file_key(facts: os.stat_result) -> bytes:
     """What a file is known by: 16 bytes over everything that changes when its contents do."""
-    numbers = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-    packed = struct.pack("<5q", *(number & 0x7FFF_FFFF_FFFF_FFFF for number in numbers))
+    times = facts.st_mtime_ns, facts.st_ctime_ns
+    packed = struct.pack("<QQQqq", facts.st_dev, facts.st_ino, facts.st_size, *times)
     return hashlib.blake2b(packed, digest_size=16).digest()
 
 

@@ -188,9 +188,9 @@ def _shrink(place: Place, *, kept_rows: int) -> bool:
 
 def _no_bound(place: Place, *, total: int, lacking: int) -> str:
     allowed = f"--cache-gib {place.most_bytes / _GIB:g}"
-    alone = total * place.photo_bytes
+    alone = total * place.photo_bytes + JOURNAL_BYTES
     enough = math.ceil((place.most_bytes + lacking) / _GIB * 10) / 10
-    if alone + JOURNAL_BYTES > place.most_bytes:
+    if alone > place.most_bytes:
         return (
             f"{total:,} photos need up to {_size(alone)} in the cache {place.cache}, and {allowed} allows "
             f"{_size(place.most_bytes)}; give --cache-gib {enough:g}"

@@ -16,7 +16,7 @@ from typing import TypeVar
 from trapline.preprocessing import MAX_PIXELS
 from trapline.v1.metadata_pb2 import Preprocessing
 
-from ..errors import DatasetError
+from ..errors import DatasetError, TrainerError
 from .cache import PixelCache
 from .duplicates import without_duplicates
 from .fingerprint import data_digest
@@ -165,6 +165,8 @@ def _examined(
 def _placed(photos: Sequence[Photo], cache: PixelCache) -> list[Photo]:
     """The photos with the rows that they lie in now."""
     found = cache.find([photo.sha256 for photo in photos])
+    if any(photo.sha256 not in found for photo in photos):
+        raise TrainerError(f"photos left the cache {cache.folder} while it was filled; run the same command again")
     return [replace(photo, cache_row=found[photo.sha256].row) for photo in photos]
 
 

@@ -50,9 +50,7 @@ class Steps:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # changes it in place
         self._trained: nn.Module = network
         if world.size > 1:
-            self._trained = DistributedDataParallel(
-                network, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-            )
+            self._trained = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
         self.count = steps_in_epoch(len(train.targets), plan.batch_size)
         self.optimizer = _optimizer(backbone, plan)
         self._state = network.state_dict()
