@@ -5,7 +5,8 @@ the same bytes as one that was never stopped, and several processes take the ver
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from .plan import Plan
 from .schedule import multiple, steps_in_epoch
 
 # The only common base of the BatchNorm classes.
+#: Images of a batch that go through the network at once, on a CPU.
+_PIECE = 16
 _FIXED = (nn.modules.batchnorm._BatchNorm, nn.Dropout)
 
 
@@ -129,31 +132,41 @@ class Steps:
         chosen = None if pairs is None else pairs.partner[share.start : share.stop]
         if pairs is not None and chosen is not None:
             values = mixing.mixed(values, self._images(positions, changes, chosen), pairs)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            logits = self._trained(values)
-        loss = self._loss(logits.float(), targets[share.start : share.stop])
-        if pairs is not None:
-            loss = pairs.own * loss + (1 - pairs.own) * self._loss(logits.float(), targets[chosen])
-        # Over the whole batch, so that uneven shares weigh as in one process; DDP gives the mean over processes.
-        loss = loss / count
-        value = float(self._world.summed(loss.detach().double().cpu()))
+        own, others = targets[share.start : share.stop], targets[chosen] if chosen is not None else None
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64)
+        whole = not self._backbone.pretrained or self._device.type == "cuda"
+        parts = pieces(len(values), whole=whole)
+        for piece in parts:
+            # Over the whole batch, so that uneven shares weigh as in one process; DDP gives the mean over processes.
+            loss = self._loss(values[piece], own[piece], None if others is None else others[piece], pairs) / count
+            with self._alone() if piece is not parts[-1] else nullcontext():
+                (loss * self._world.size).backward()  # type: ignore[no-untyped-call]  # torch has no hint for it
+            total += loss.detach().double().cpu()
+        value = float(self._world.summed(total))
         if not np.isfinite(value):
             raise NotFinite(positions)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss * self._world.size).backward()  # type: ignore[no-untyped-call]  # torch has no hint for it
         self.optimizer.step()
         self._share_statistics()
         self._average()
         return value
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the images' losses."""
-        return functional.cross_entropy(
-            logits + self._added,
-            targets.to(self._device),
-            label_smoothing=self._plan.label_smoothing,
-            reduction="sum",
-        )
+    def _alone(self) -> AbstractContextManager[None]:
+        """Inside, gradients are kept to this process: they travel with those of the batch's last part."""
+        wrapped = self._trained
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
+
+    def _loss(self, values: Tensor, own: Tensor, others: Tensor | None, pairs: mixing.Pairs | None) -> Tensor:
+        """Sum of some images' losses."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+            logits = self._trained(values)
+        logits = logits.float() + self._added
+        options: dict[str, Any] = {"label_smoothing": self._plan.label_smoothing, "reduction": "sum"}
+        loss = functional.cross_entropy(logits, own.to(self._device), **options)
+        if pairs is not None and others is not None:
+            blended = functional.cross_entropy(logits, others.to(self._device), **options)
+            loss = pairs.own * loss + (1 - pairs.own) * blended
+        return loss
 
     def _images(self, positions: list[int], changes: augment.Changes, chosen: Tensor) -> Tensor:
         """The network's input for some images of a batch."""
@@ -196,6 +209,16 @@ class Steps:
     def _chance(self, epoch: int, step: int) -> torch.Generator:
         numbers = np.random.SeedSequence((self._plan.seed, epoch, step)).generate_state(2)
         return torch.Generator().manual_seed(int(numbers[0]) << 31 | int(numbers[1]) >> 1)
+
+
+def pieces(count: int, *, whole: bool) -> list[slice]:
+    """Parts of a batch that go through the network one after another, their gradients summed.
+
+    On a CPU small parts are as fast as the whole and take a fraction of its memory. Where BatchNorm computes its
+    statistics of the batch, and on a GPU, the batch stays `whole`.
+    """
+    number = 1 if whole else max(1, -(-count // _PIECE))
+    return [slice(count * part // number, count * (part + 1) // number) for part in range(number)]
 
 
 def _optimizer(backbone: Backbone, plan: Plan) -> torch.optim.Optimizer:
