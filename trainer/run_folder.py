@@ -103,6 +103,15 @@ def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118  # not a dict
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts alone of a file that `write_tensors` wrote."""
+    import safetensors
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+    return facts
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
     """The folder of one run.

@@ -14,6 +14,7 @@ from .backbone import Backbone, build
 from .config import RunConfig
 from .data import Data
 from .errors import UsageError
+from .estimate import tell_needs
 from .fit_choice import FITS
 from .head_stage import features_of, frozen_head, put_head, with_chosen_fit
 from .planning import earlier_plan, new_plan, spoken
@@ -175,11 +176,13 @@ def _planned(
     plan = world.told(earlier_plan(path, config, choices=choices, report=setting.report) if world.first else None)
     if plan is not None:
         _check_shares(plan, fits(plan["fit"]), world)
+        tell_needs(setting, fits(plan["fit"]), plan, training_plan(config, plan), fitted=False)
         return plan, None
     for stale in setting.checkpoint.glob("*") if world.first else ():
         # Of a run that ended before it had a plan; this one may be of other photos.
         stale.unlink()
     plan, features = _new_plan(setting, fits, choices)
+    tell_needs(setting, fits(plan["fit"]), plan, training_plan(config, plan), fitted=features is not None)
     if config.learning_rate == "auto":
         plan = _with_found_rate(setting, fits(plan["fit"]), plan, features)
     if world.first:

@@ -79,6 +79,39 @@ def draw_jpegs():
     return draw
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A folder with `photos` of three colours and `weights.pth` for them: fine-tuning gains on validation in seconds.
+
+    The weights of MobileNetV3 small are random, its BatchNorm statistics are those of the photos, so that its features
+    tell them apart.
+    """
+    import torch
+
+    from trainer import backbone
+
+    folder, chance = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
+    images = []
+    for label, colour in {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}.items():
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(16):
+            pixels = np.clip(np.array(colour) + chance.integers(-60, 60, (48, 48, 3)), 0, 255).astype(np.uint8)
+            images.append(Image.fromarray(pixels))
+            images[-1].save(folder / "photos" / label / f"{number:03}.png")
+    torch.manual_seed(0)
+    built = backbone.build("mobilenet_v3_small", label_count=1000, image_px=32, weights="none")
+    for module in built.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # The mean over all batches, of which there is one.
+            module.momentum = None
+    built.network.train()
+    with torch.no_grad():
+        batch = np.stack([np.array(image.resize((32, 32))) for image in images])
+        built.network(built.normalised(torch.from_numpy(batch)))
+    torch.save(built.network.state_dict(), folder / "weights.pth")
+    return folder
+
+
 def rows_of(path):
     """The rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as file:

@@ -39,6 +39,8 @@ from .cache_space import cut, give_back, row_count, take_free, take_new
 _ROWS_TAKEN_AT_ONCE = 64
 _RECORDED_AT_ONCE = 32
 _SECONDS_UNRECORDED = 1.0
+# Linux brings what was written to the disk by itself after half a minute.
+_SECONDS_TO_DISK = 60.0
 _TOUCHED_AGAIN_AFTER_NS = 86_400 * 10**9
 
 
@@ -78,6 +80,7 @@ class PixelCache:
         self._taken: list[int] = []
         self._written: dict[str, Entry] = {}
         self._recorded = time.monotonic()
+        self._wrote_last = -_SECONDS_TO_DISK
         self._lost_rows = False
 
     @classmethod
@@ -156,6 +159,7 @@ class PixelCache:
             with self._lock:
                 row = self._taken.pop() if self._taken else self._take()
             self._rows.write(row, data)
+            self._wrote_last = time.monotonic()
             entry = Entry(row=row, checksum=zlib.crc32(data), facts=facts, used=self._now)
             with self._lock:
                 self._written[sha256] = entry
@@ -226,9 +230,11 @@ class PixelCache:
         if kind is None:
             self.close()
         elif self._is_open:
-            # Whoever was interrupted does not wait for the disk, and a full one is told once.
-            with suppress(TrainerError):
+            with suppress(TrainerError), storage_errors(self.folder):  # a full disk is told once
                 self.flush()
+                # Whoever is interrupted does not wait for the disk: what was written long ago is there.
+                if time.monotonic() - self._wrote_last > _SECONDS_TO_DISK:
+                    self._settle()
             self._let_go()
 
     def _take(self) -> int:

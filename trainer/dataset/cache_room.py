@@ -117,7 +117,8 @@ def make_room(place: Place, *, new: int) -> Room:
             f"the disk of the cache {place.cache} has {_size(disk.free)} free, and up to {_size(needed + reserve)} are "
             f"needed for {new:,} photos; make room there, or name another folder with --cache-dir"
         )
-    first = [item for count, item in enumerate(droppable) if _freed(place, droppable[:count], new_rows) < lacking]
+    enough = droppable if most >= lacking else []
+    first = [item for count, item in enumerate(enough) if _freed(place, enough[:count], new_rows) < lacking]
     for item in first:
         item.drop()
     moved = _shrink(place, kept_rows=new)

@@ -92,9 +92,7 @@ def find(
     network, was_training = backbone.network, backbone.network.training
     before = {name: value.clone() for name, value in network.state_dict().items()}
     steps = Steps(backbone, train, plan=replace(plan, ema_decay=0.0), device=device, world=world)
-    # As many as two epochs have, within limits: fewer blur the curve, more cost minutes and say nothing new.
-    count = min(_MOST_STEPS, max(_FEWEST_STEPS, 2 * steps.count))
-    rates = np.geomspace(_LOWEST_RATE, _HIGHEST_RATE, count)
+    rates = np.geomspace(_LOWEST_RATE, _HIGHEST_RATE, step_count(steps.count))
     chance = math.log(backbone.head.out_features)
     try:
         losses = _losses(steps, rates, chance=chance, report=report)
@@ -113,6 +111,14 @@ def find(
         gc.collect()
     # The last digit of a logarithm may differ between machines.
     return world.told(read(rates[: len(losses)].tolist(), losses, chance=chance))
+
+
+def step_count(steps_in_epoch: int) -> int:
+    """Steps of a range test, if it does not end early: as many as two epochs have, within limits.
+
+    Fewer blur the curve; more cost minutes and say nothing new.
+    """
+    return min(_MOST_STEPS, max(_FEWEST_STEPS, 2 * steps_in_epoch))
 
 
 def _losses(

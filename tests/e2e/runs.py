@@ -1,0 +1,102 @@
+"""Runs `trainer` again and again, each time in a fresh process forked from this one, which has torch imported already.
+
+One JSON object a line on standard input: `arguments` (of `trainer`), `log` (file for what it says) and optionally
+`events` (file that lists what the run reported, one event a line), `die_at` (such an event, at which the run kills
+itself as `kill -9` does) or `address_space_mib` (how much more the process may take than it has). Two lines on standard
+output: the process's id when it starts, its exit status when it ended (as Popen.returncode has it).
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import trainer.cli
+import trainer.results
+import trainer.run
+import trainer.training
+from trainer.config import RunConfig
+from trainer.preflight import finished_result
+from trainer.run_folder import open_run
+from trainer.world import World
+from trapline.errors import TraplineError
+
+
+class Listed:
+    """A report that lists what it is told, and kills its process when it is told one thing."""
+
+    def __init__(self, events, die_at):
+        self._events, self._die_at = events, die_at
+
+    def say(self, sentence):
+        """Takes `say SENTENCE`."""
+        self._take(f"say {' '.join(sentence.split())}")
+
+    def progress(self, event):
+        """Takes `PHASE DONE`."""
+        self._take(f"{event.phase} {event.done}")
+
+    def _take(self, name):
+        if self._events is not None:
+            with Path(self._events).open("a", encoding="utf-8") as file:
+                file.write(name + "\n")
+        if name == self._die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def listed(arguments, events, die_at):
+    """What `trainer run` does, told to `Listed`; gives the exit code."""
+    config = RunConfig(_cli_parse_args=arguments[1:])
+    try:
+        with open_run(config.out, config.identity()) as folder:
+            if finished_result(config, folder) is None:
+                trainer.run.run(config, folder, Listed(events, die_at), World())
+    except TraplineError as error:
+        print(f"trainer run: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def child(job):
+    """Does the job in this process, which ends with it."""
+    out = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    code = 1
+    if "address_space_mib" in job:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + job["address_space_mib"] * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        # Few threads, whose stacks would count.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    try:
+        if "events" in job or "die_at" in job:
+            code = listed(job["arguments"], job.get("events"), job.get("die_at"))
+        else:
+            sys.argv = ["trainer", *job["arguments"]]
+            code = trainer.cli.main()
+    except SystemExit as error:
+        code = error.code
+    except BaseException:  # noqa: BLE001  # the process ends here, whatever it was
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main():
+    """Does one job after another until standard input ends."""
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            child(json.loads(line))
+        print(process, flush=True)
+        status = os.waitpid(process, 0)[1]
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()
