@@ -14,9 +14,11 @@ import torch
 from .capacity import available_memory_bytes, used_memory_bytes
 from .data import Data
 from .errors import TrainerError
+from .recipe import out_of_memory
 from .recipe.lr_finder import step_count
 from .recipe.plan import Plan
 from .recipe.schedule import steps_in_epoch
+from .recipe.steps import NotFinite
 from .recipe.trial import Trial, images_at_once, measure
 from .run_folder import PLAN_FILE, read_facts
 from .setting import Setting
@@ -143,19 +145,29 @@ def tell_needs(setting: Setting, data: Data, plan: dict[str, Any], training: Pla
         problem = _too_little_disk(setting, work)
         if problem is None:
             available, now = available_memory_bytes(), used_memory_bytes()
-            trial = measure(
+            trial = _tried(setting, data, plan, training, steps=work.trains or work.rate_steps > 0)
+            if trial is not None:
+                setting.report.say(_sentence(setting, work, trial, now))
+                problem = _too_little_memory(setting, work, trial, available)
+    problem = setting.world.told(problem)
+    if problem is not None:
+        raise TrainerError(problem)
+
+
+def _tried(setting: Setting, data: Data, plan: dict[str, Any], training: Plan, *, steps: bool) -> Trial | None:
+    """What an image costs; None where already trying it fails, for want of memory say: the work itself will tell."""
+    try:
+        with out_of_memory.told(training.batch_size, setting.device):
+            return measure(
                 setting.backbone,
                 data.part("train"),
                 plan=training,
                 device=setting.device,
                 bfloat16=plan["features_in_bfloat16"],
-                steps=work.trains or work.rate_steps > 0,
+                steps=steps,
             )
-            setting.report.say(_sentence(setting, work, trial, now))
-            problem = _too_little_memory(setting, work, trial, available)
-    problem = setting.world.told(problem)
-    if problem is not None:
-        raise TrainerError(problem)
+    except (TrainerError, NotFinite):
+        return None
 
 
 def _work(setting: Setting, data: Data, training: Plan, *, views: int, has_features: bool) -> Work:

@@ -12,7 +12,10 @@ import resource
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
+
+import torch
 
 import trainer.cli
 import trainer.results
@@ -89,6 +92,11 @@ def child(job):
 
 def main():
     """Does one job after another until standard input ends."""
+    # The first export imports as much again; one thread, for more would not be there after a fork.
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(torch.nn.Linear(2, 2), (torch.zeros(2, 2),), dynamo=True, verbose=False)
     for line in sys.stdin:
         process = os.fork()
         if process == 0:

@@ -17,15 +17,6 @@ import pytest
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 PROGRAMS = Path(sys.executable).parent
-OPTIONS = ("--backbone", "mobilenet_v3_small", "--group-by", "none", "--image-px", "32", "--batch-size", "7")
-# A rate at which losses do not leap: two processes differ from one in the last digits, which leaps would magnify.
-RATES = ("--epochs", "4", "--learning-rate", "0.0002", "--earliest-rate", "0.1", "--checkpoint-minutes", "0.00001")
-
-
-def command(home, out, *more, photos=None):
-    """The command line of a run that fine-tunes for 20 steps of 7 and 8 images."""
-    places = (photos or home / "photos", "--out", out, "--weights", home / "weights.pth")
-    return ("run", *map(str, (*places, "--cache-dir", out.parent / "cache", *OPTIONS, *RATES, *more)))
 
 
 def launch(*arguments, nodes=("--standalone", "--nproc-per-node", "2"), **environment):
@@ -73,18 +64,18 @@ def wait_for(path, process):
 
 
 @pytest.fixture(scope="module")
-def together(home, tmp_path_factory):
+def together(command, tmp_path_factory):
     """A finished run of two processes: its folder and what it said."""
     folder = tmp_path_factory.mktemp("together")
     (folder / "scratch").mkdir()
-    said = ended(launch(*command(home, folder / "run"), TMPDIR=str(folder / "scratch")))
+    said = ended(launch(*command(folder / "run"), TMPDIR=str(folder / "scratch")))
     return folder / "run", *said
 
 
-def test_two_processes_do_what_one_does(home, together, call, tmp_path):
+def test_two_processes_do_what_one_does(command, together, call, tmp_path):
     """Figures, probabilities and history are one process's; every sentence is said once; nothing else is written."""
     out, stdout, stderr = together
-    alone = call("trainer", *command(home, tmp_path / "run"), timeout_seconds=400)
+    alone = call("trainer", *command(tmp_path / "run"), timeout_seconds=400)
     one, two = (json.loads((run / "metrics.json").read_text()) for run in (tmp_path / "run", out))
     for key in ("labels", "split", "stage", "epoch", "data_digest"):
         assert one[key] == two[key]
@@ -116,13 +107,13 @@ def probabilities(out):
     return np.array([[float(row[name]) for name in row if name.startswith("probability_")] for row in rows])
 
 
-def test_a_finished_run_answers_every_process(home, together):
+def test_a_finished_run_answers_every_process(home, command, together):
     """The same command prints the result and changes nothing, also when only the times of the photos have changed."""
     out, stdout, _ = together
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "state.json"}
-    assert ended(launch(*command(home, out)))[0] == stdout
+    assert ended(launch(*command(out)))[0] == stdout
     (home / "photos" / "red" / "000.png").touch()
-    again, said = ended(launch(*command(home, out)))
+    again, said = ended(launch(*command(out)))
     assert again == stdout
     assert "fine-tune" not in said
     assert {path: path.read_bytes() for path in before} == before
@@ -136,16 +127,16 @@ def test_a_finished_run_answers_every_process(home, together):
         (("--batch-size", "3"), "steps of 3 images are too small for 2 processes; give at least 4"),
     ],
 )
-def test_a_usage_error_is_said_once(home, tmp_path, more, sentence):
+def test_a_usage_error_is_said_once(command, tmp_path, more, sentence):
     """What is wrong for both processes is one sentence, and the launch fails."""
-    _, said = ended(launch(*command(home, tmp_path / "run", *more)), code=1)
+    _, said = ended(launch(*command(tmp_path / "run", *more)), code=1)
     assert said.count(sentence) == 1, said
 
 
-def test_killed_processes_go_on_with_equal_bytes(home, together, tmp_path):
+def test_killed_processes_go_on_with_equal_bytes(command, together, tmp_path):
     """Killed by -9, first one of the two, which ends the other, then all: the same command ends with the same bytes."""
     out = tmp_path / "run"
-    process = launch(*command(home, out))
+    process = launch(*command(out))
     wait_for(out / "checkpoint" / "progress.safetensors", process)
     os.kill(children(process.pid)[1], signal.SIGKILL)
     _, said = ended(process, code=1, timeout_seconds=90)
@@ -153,21 +144,21 @@ def test_killed_processes_go_on_with_equal_bytes(home, together, tmp_path):
     assert state["state"] in {"failed", "interrupted"}, said
     if state["state"] == "failed":
         assert "another process of this run has ended or cannot be reached" in said
-    process = launch(*command(home, out))
+    process = launch(*command(out))
     wait_for(out / "checkpoint" / "progress.safetensors", process)
     for victim in (process.pid, *children(process.pid)):
         os.kill(victim, signal.SIGKILL)
     ended(process, code=-signal.SIGKILL)
-    ended(launch(*command(home, out)))
+    ended(launch(*command(out)))
     for name in ("weights.safetensors", "predictions.csv"):
         assert (out / name).read_bytes() == (together[0] / name).read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_is_recorded_and_leaves_no_process(home, tmp_path, number):
+def test_a_stop_is_recorded_and_leaves_no_process(command, tmp_path, number):
     """Ctrl-C or SIGTERM for torchrun stops all: the state is `interrupted`, the folder is free again."""
     out = tmp_path / "run"
-    process = launch(*command(home, out))
+    process = launch(*command(out))
     wait_for(out / "checkpoint" / "progress.safetensors", process)
     process.send_signal(number)
     _, said = ended(process, code=1, timeout_seconds=90)
@@ -181,13 +172,13 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def test_machines_with_other_photos_are_refused(home, tmp_path, draw_jpegs):
+def test_machines_with_other_photos_are_refused(home, command, tmp_path, draw_jpegs):
     """Two machines (here: two launches of one process each) with different photos train nothing, and are told."""
     draw_jpegs(tmp_path / "photos" / "bright", (180, 170, 150), count=12, seed=1)
     draw_jpegs(tmp_path / "photos" / "dark", (20, 30, 25), count=12, seed=2)
     nodes = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
     processes = [
-        launch(*command(home, tmp_path / str(rank) / "run", photos=photos), nodes=(*nodes, "--node-rank", str(rank)))
+        launch(*command(tmp_path / str(rank) / "run", photos=photos), nodes=(*nodes, "--node-rank", str(rank)))
         for rank, photos in enumerate((home / "photos", tmp_path / "photos"))
     ]
     said = [ended(process, code=1)[1] for process in processes]

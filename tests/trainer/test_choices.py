@@ -72,6 +72,7 @@ def test_fit_and_balance_are_chosen_told_and_kept(photos, weights, tmp_path):
     assert "--balance auto: the largest class has 3." in done.stderr
 
 
+@pytest.mark.full
 def test_refit_keeps_the_figures_and_says_so(photos, weights, tmp_path):
     """The head changes, the test figures are those from before, and the model file tells."""
     _, _, plain, one = run(photos, weights, tmp_path / "plain")

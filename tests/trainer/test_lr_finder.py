@@ -223,6 +223,7 @@ def test_the_verb_writes_the_curve_and_says_the_rate(verb):
     }
 
 
+@pytest.mark.full
 @pytest.mark.timeout(500)
 def test_a_run_with_the_rate_auto_takes_the_verbs_rate(verb):
     """`--learning-rate auto` finds the very curve and rate of the verb, keeps both, and leaves events of each step."""

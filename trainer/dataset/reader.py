@@ -1,6 +1,7 @@
 """One file of a data folder at a time: what the cache knows of it already, or what reading and decoding it tells."""
 
 import hashlib
+import io
 import os
 import threading
 import time
@@ -57,7 +58,7 @@ class Reader:
     def examine(self, file: File) -> Photo | Rejected:
         """The photo in `file`, its pixels cached, or why it is none."""
         try:
-            sha256, cached = self._read(self._root / file.path)
+            sha256, cached = self._read(f"{self._root}/{file.path}")
         except ImageTooLarge as error:
             return _rejected(file, "too_large", str(error))
         except ImageUnreadable as error:
@@ -82,10 +83,10 @@ class Reader:
         """Whether no lower limit than now held when it was decoded: a photo must not slip through a lower one."""
         return cached.facts.max_pixels <= self._max_pixels
 
-    def _read(self, path: Path) -> tuple[str, CachedPhoto]:
+    def _read(self, path: str) -> tuple[str, CachedPhoto]:
         now = time.time_ns()
         try:
-            with path.open("rb", buffering=0) as file:
+            with io.FileIO(path) as file:
                 facts = os.fstat(file.fileno())
                 if facts.st_size > MAX_FILE_BYTES:
                     size = f"{facts.st_size:,}"

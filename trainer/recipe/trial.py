@@ -96,7 +96,8 @@ def _with_steps(trial: Trial, own: Backbone, steps: Steps, *, most: int, plan: P
 
     def step(count: int) -> None:
         with _saved_for_backward(own.network) as saved:
-            steps.take(order[:count], epoch=1, step=0, rate=plan.learning_rate)
+            # At no rate: what the weights become is of no interest, but numbers they should stay.
+            steps.take(order[:count], epoch=1, step=0, rate=0.0)
         kept[count] = sum(saved.values())
 
     at_once = images_at_once(most, whole=not own.pretrained or device.type == "cuda")
@@ -133,8 +134,8 @@ def _seconds(work: Callable[[int], None], batch_size: int, most: int, device: to
     if first > _LONGEST_SECONDS:
         return first / fewest
     few = _timed(work, fewest, device)
-    count = min(most, int(fewest * _SECONDS_AT_ONCE / few))
-    if count <= fewest:
+    count = min(most, max(2 * fewest, int(fewest * _SECONDS_AT_ONCE / few)))
+    if count == fewest:
         return few / fewest
     many = _timed(work, count, device)
     # Some of it is the same for any number of images; a busy machine must not make more than half of it so.
