@@ -105,12 +105,14 @@ def seconds(work: Work, trial: Trial) -> dict[str, float]:
     """How long each stage takes, by its name, in their order; stages that there are not are left out."""
     train, validation, test = (work.photos[part] for part in ("train", "val", "test"))
     step, forward = trial.step_seconds / work.processes, trial.forward_seconds
+    # Once before the first epoch, too.
+    validations = math.ceil(work.epochs) + 1 if work.epochs else 0
     layers = _EXPORT_SECONDS + _EXPORT_SECONDS_A_LAYER * work.layer_count
     stages = {
         "features": 0.0 if work.has_features else work.views * train * trial.feature_seconds / work.processes,
         "head": _head_seconds(work),
         "range test": work.rate_steps * work.batch_size * work.processes * step,
-        "fine-tuning": work.epochs * (train * step + validation * forward / work.processes),
+        "fine-tuning": work.epochs * train * step + validations * validation * forward / work.processes,
         # The file's check runs each test photo once more, and decodes it.
         "test and export": layers + (validation + 2 * test) * forward + test * _DECODE_SECONDS,
     }

@@ -38,21 +38,23 @@ def ended(process, code=0, *, timeout_seconds=400):
     assert process.returncode == code, stderr
     # A traceback of torchrun's own is no fault of ours.
     assert "trainer/cli.py" not in stderr, stderr
-    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+    assert not [worker for worker in workers if status(worker)[0] not in {"Z", ""}]
     return stdout, stderr
+
+
+def status(process):
+    """State of a process (Z: dead, and nobody has asked yet) and the id of its parent; empty where there is none."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    except OSError:
+        return "", ""
+    return fields[0], fields[1]
 
 
 def children(process):
     """Ids of the processes that `process` started, in order."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == process:
-            found.append(int(status.parent.name))
-    return sorted(found)
+    everyone = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return sorted(other for other in everyone if status(other)[1] == str(process))
 
 
 def wait_for(path, process):

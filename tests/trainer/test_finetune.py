@@ -8,10 +8,12 @@ import torch
 from trainer import backbone
 from trainer.errors import TrainerError
 from trainer.recipe import finetune, schedule
+from trainer.recipe import history as history_module
 from trainer.recipe.history import Epoch, best_epoch, kept, turning_point
 from trainer.recipe.part import Part, cross_entropy, predict
 from trainer.recipe.plan import Plan
 from trainer.recipe.steps import Steps
+from trainer.run_folder import read_tensors
 from trainer.world import World
 
 PLAN = Plan(epochs=3, batch_size=8, learning_rate=1e-3, patience=5, seed=4, ema_decay=0.5, augment="mild")
@@ -172,6 +174,50 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):
     assert same == history
     assert len(told) == 1
     assert "no checkpoint was written" in told[0]
+
+
+def test_a_checkpoint_after_failed_ones_is_whole(tmp_path):
+    """Where nothing could be written at first, the first checkpoint that can be has all that going on needs."""
+    plan, blocked = replace(PLAN, checkpoint_seconds=0.0), tmp_path / "blocked"
+    whole, history = train(tmp_path / "whole", plan)
+    blocked.write_text("a file, where the folder should be")
+
+    def report(done, _total, figures):
+        if done == 3 and blocked.is_file():
+            blocked.unlink()
+        if done == 5 and figures.startswith("epoch"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(blocked, plan, report=report)
+    again, resumed = train(blocked, plan)
+    assert tensors(again) == tensors(whole)
+    assert resumed == history
+
+
+def test_a_position_is_never_newer_than_the_best_weights(tmp_path, monkeypatch):
+    """Where the best weights cannot be written, the position stays back: its history would name what is not there."""
+    for module in (history_module, finetune):
+        monkeypatch.setattr(module, "beats", lambda _row, _best: True)
+    plan, path = replace(PLAN, checkpoint_seconds=0.0), tmp_path / "run" / "best.safetensors"
+    whole, history = train(tmp_path / "whole", plan)
+
+    def report(done, _total, figures):
+        if done == 1:
+            path.rename(tmp_path / "before")
+            path.mkdir()
+        if done == 5 and figures.startswith("epoch"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(path.parent, plan, report=report)
+    facts = read_tensors(path.parent / "progress.safetensors")[1]
+    assert (facts["epoch"], facts["step"]) == (1, 2)
+    path.rmdir()
+    (tmp_path / "before").rename(path)
+    again, resumed = train(path.parent, plan)
+    assert tensors(again) == tensors(whole)
+    assert resumed == history
 
 
 def steps_of(network, plan=PLAN, count=16):

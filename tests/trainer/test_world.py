@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,15 @@ pytestmark = pytest.mark.timeout(500)
 
 SCRIPT = Path(__file__).with_name("together.py")
 TORCHRUN = Path(sys.executable).parent / "torchrun"
-PLANS = ("plain", "everything", "sampled")
+PLANS = ("plain", "everything", "sampled", "large")
 
 
-def by_torchrun(file, *, processes=2, **environment):
+def environment(**more):
+    """The environment of a process beside others on few processors."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | more
+
+
+def by_torchrun(file, *, processes=2, **more):
     """What so many processes answer."""
     done = subprocess.run(
         [TORCHRUN, "--standalone", "--nproc-per-node", str(processes), SCRIPT, file],
@@ -27,7 +33,7 @@ def by_torchrun(file, *, processes=2, **environment):
         text=True,
         check=False,
         timeout=400,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | environment,
+        env=environment(**more),
     )
     assert done.returncode == 0, done.stderr
     return dict(np.load(file))
@@ -108,6 +114,55 @@ def test_one_process_alone_needs_no_torchrun(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with joined_world() as world:
         assert (world.first, world.told(3), world.unlike_first("any")) == (True, 3, None)
+
+
+@pytest.fixture
+def two_networks():
+    """Two network namespaces joined by one cable, as two machines are; their names, and their addresses."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and the program ip")
+    names = [f"trapline{os.getpid()}{side}" for side in "ab"]
+    addresses = ["10.201.7.1", "10.201.7.2"]
+    cable = [f"tl{os.getpid()}{side}" for side in "ab"]
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespace can be made here: {error.stderr.strip()}")
+        ip("link", "add", cable[0], "netns", names[0], "type", "veth", "peer", "name", cable[1], "netns", names[1])
+        for name, address, end in zip(names, addresses, cable, strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
+            ip("-n", name, "link", "set", end, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield list(zip(names, addresses, cable, strict=True))
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.mark.full
+def test_two_machines_train_as_one(two_networks, tmp_path):
+    """Over a network, with one process on each side: the bounds on gradients and on the losses of twenty steps hold."""
+    processes = []
+    for rank, (name, _, end) in enumerate(two_networks):
+        nodes = ("--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank))
+        master = ("--master-addr", two_networks[0][1], "--master-port", "29511")
+        command = ["ip", "netns", "exec", name, TORCHRUN, *nodes, *master, SCRIPT, tmp_path / f"{rank}.npz"]
+        processes.append(subprocess.Popen(command, env=environment(GLOO_SOCKET_IFNAME=end), stderr=subprocess.PIPE))
+    for process in processes:
+        said = process.communicate(timeout=400)[1]
+        assert process.returncode == 0, said.decode()
+    assert not (tmp_path / "1.npz").exists()
+    one, several = runpy.run_path(str(SCRIPT))["answers"](World()), dict(np.load(tmp_path / "0.npz"))
+    for plan in PLANS:
+        assert max(error_of_gradients(one, several, plan)) < 1e-5
+        assert np.abs(one[f"losses/{plan}"] - several[f"losses/{plan}"]).max() < 1e-3
+    assert several["unlike"].tolist() == [True, True]
 
 
 @pytest.mark.full

@@ -35,8 +35,15 @@ EVERYTHING = replace(
     cutmix=1.0,
 )
 SAMPLED = replace(PLAIN, balance="sampler", optimizer="adam", schedule="constant", learning_rate=1e-5)
-#: Each plan, and how many steps of it are taken.
-PLANS = {"plain": (PLAIN, 20), "everything": (EVERYTHING, 20), "sampled": (SAMPLED, 1)}
+#: More images than a processor takes at once.
+LARGE = replace(PLAIN, batch_size=41)
+#: Each plan, how many images there are, and how many steps are taken.
+PLANS = {
+    "plain": (PLAIN, 23, 20),
+    "everything": (EVERYTHING, 23, 20),
+    "sampled": (SAMPLED, 23, 1),
+    "large": (LARGE, 41, 1),
+}
 COUNTS = (1, 2, 5, 23)
 
 
@@ -62,13 +69,13 @@ def network(*, pretrained=True):
     return replace(built, pretrained=pretrained), 32
 
 
-def trained(world, plan, count, *, pretrained=True):
-    """The network after `count` steps, the gradients of the first one by parameter, and every step's loss."""
+def trained(world, plan, image_count, step_count, *, pretrained=True):
+    """The network after so many steps, the gradients of the first one by parameter, and every step's loss."""
     net, image_px = network(pretrained=pretrained)
-    steps = Steps(net, part(23, image_px), plan=plan, device=CPU, world=world)
+    steps = Steps(net, part(image_count, image_px), plan=plan, device=CPU, world=world)
     steps.train_mode()
     gradients, losses = {}, []
-    for number in range(count):
+    for number in range(step_count):
         epoch, step = number // steps.count + 1, number % steps.count
         losses.append(steps.take(steps.order(epoch), epoch=epoch, step=step))
         if number == 0:
@@ -87,11 +94,11 @@ def digest(net):
 def answers(world):
     """Everything that is compared, by name."""
     found = {}
-    for name, (plan, count) in PLANS.items():
-        net, gradients, found[f"losses/{name}"] = trained(world, plan, count)
+    for name, (plan, image_count, step_count) in PLANS.items():
+        net, gradients, found[f"losses/{name}"] = trained(world, plan, image_count, step_count)
         found[f"digests/{name}"] = world.gathered(digest(net))
         found |= {f"gradients/{name}/{key}": value for key, value in gradients.items()}
-    net, _, _ = trained(world, PLAIN, 3, pretrained=False)
+    net, _, _ = trained(world, PLAIN, 23, 3, pretrained=False)
     found["digests/from nothing"] = world.gathered(digest(net))
     net, image_px = network()
     views = [None, augment.MIRROR, augment.strengths("camera_trap", 10)]
