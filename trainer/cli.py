@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from trapline.command_line import Verb
 from trapline.command_line import main as command_line
@@ -52,6 +53,15 @@ def main() -> int:
     return code
 
 
+def program() -> NoReturn:
+    """The console script; ends at once, where Python would take torch's modules apart for two seconds."""
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 def _run(config: RunConfig) -> int:
     _need("torch", "torchvision", "onnxruntime", "onnxscript", "sklearn", "PIL")
     check_options(config)
@@ -92,7 +102,7 @@ def _opened(config: RunConfig, world: World) -> Iterator[RunFolder]:
 
 
 def _evaluate(config: EvaluateConfig) -> int:
-    _need("onnxruntime", "sklearn", "PIL")
+    _need("onnxruntime", "onnxscript", "sklearn", "PIL")
     from .evaluate.folder import evaluate
 
     with console_report() as report:
@@ -148,8 +158,8 @@ def _sample(config: SampleConfig) -> int:
 
 def _cache_list(config: CacheListConfig) -> int:
     _need("PIL", "platformdirs")
-    from .dataset.cache_clearing import table
-    from .dataset.cache_folder import user_cache_folder
+    from .dataset.cache.clearing import table
+    from .dataset.cache.folder import user_cache_folder
 
     print(table(user_cache_folder(config.cache_dir)))
     return 0
@@ -157,8 +167,8 @@ def _cache_list(config: CacheListConfig) -> int:
 
 def _cache_clear(config: CacheClearConfig) -> int:
     _need("PIL", "platformdirs")
-    from .dataset.cache_clearing import clear
-    from .dataset.cache_folder import user_cache_folder
+    from .dataset.cache.clearing import clear
+    from .dataset.cache.folder import user_cache_folder
 
     cleared = clear(user_cache_folder(config.cache_dir), older_than_days=config.older_than_days)
     print(cleared.sentences)

@@ -14,6 +14,7 @@ import torch
 from .capacity import available_memory_bytes, used_memory_bytes
 from .data import Data
 from .errors import TrainerError
+from .export import is_traced
 from .recipe import out_of_memory
 from .recipe.lr_finder import step_count
 from .recipe.plan import Plan
@@ -34,7 +35,8 @@ _COPIES_IN_TRAINING, _COPIES_IN_CHECKPOINT = 5, 9
 _COPIES_IN_HEAD = 6
 # The exporter's and ONNX Runtime's libraries; times the weights: graph, file and session.
 _EXPORT_BYTES, _COPIES_IN_EXPORT = 350 * _MIB, 4
-_EXPORT_SECONDS, _EXPORT_SECONDS_A_LAYER, _DECODE_SECONDS = 10.0, 0.018, 0.02
+# The fixed part, and for each layer.
+_EXPORT_SECONDS, _EXPORT_SECONDS_NOT_TRACED, _DECODE_SECONDS = (1.0, 0.003), (12.0, 0.018), 0.02
 _FREE_RESERVE = 16 * _MIB
 _FAR_OFF = 2.0
 
@@ -51,6 +53,7 @@ class Work:
         feature_count: Inputs of the head.
         weight_bytes: Size of the network's tensors.
         layer_count: Its modules.
+        traced: Whether it is exported by tracing.
         batch_size: Images of a step in one process.
         whole_batches: Whether all of them go through the network at once.
         epochs: Unfrozen epochs that are left, in parts too.
@@ -66,6 +69,7 @@ class Work:
     feature_count: int
     weight_bytes: int
     layer_count: int
+    traced: bool
     batch_size: int
     whole_batches: bool
     epochs: float
@@ -107,14 +111,15 @@ def seconds(work: Work, trial: Trial) -> dict[str, float]:
     step, forward = trial.step_seconds / work.processes, trial.forward_seconds
     # Once before the first epoch, too.
     validations = math.ceil(work.epochs) + 1 if work.epochs else 0
-    layers = _EXPORT_SECONDS + _EXPORT_SECONDS_A_LAYER * work.layer_count
+    fixed, a_layer = _EXPORT_SECONDS if work.traced else _EXPORT_SECONDS_NOT_TRACED
+    export = fixed + a_layer * work.layer_count
     stages = {
         "features": 0.0 if work.has_features else work.views * train * trial.feature_seconds / work.processes,
         "head": _head_seconds(work),
         "range test": work.rate_steps * work.batch_size * work.processes * step,
         "fine-tuning": work.epochs * train * step + validations * validation * forward / work.processes,
         # The file's check runs each test photo once more, and decodes it.
-        "test and export": layers + (validation + 2 * test) * forward + test * _DECODE_SECONDS,
+        "test and export": export + (validation + 2 * test) * forward + test * _DECODE_SECONDS,
     }
     return {name: value for name, value in stages.items() if value}
 
@@ -189,6 +194,7 @@ def _work(setting: Setting, data: Data, training: Plan, *, views: int, has_featu
         feature_count=setting.backbone.head.in_features,
         weight_bytes=sum(value.nbytes for value in network.state_dict().values()),
         layer_count=sum(1 for _ in network.modules()),
+        traced=is_traced(setting.backbone.name),
         batch_size=math.ceil(training.batch_size / setting.world.size),
         whole_batches=not setting.backbone.pretrained or setting.device.type == "cuda",
         epochs=epochs,

@@ -10,8 +10,9 @@ from .config import PLACES, LrFindConfig
 from .errors import UsageError
 from .memory import keep_freed_memory
 from .progress import Report
-from .run import importing_torch, scanned
+from .run import scanned
 from .run_folder import RunFolder, write_json
+from .torch_import import importing_torch
 from .world import World
 
 _FILES = frozenset({"lr_find.png", "lr_find.csv", "lr_find.json", "scan.csv", "split.csv"})
@@ -47,11 +48,17 @@ def lr_find(config: LrFindConfig, report: Report, world: World) -> str:
     keep_freed_memory()
     scan_threads = thread_count("auto")
     threads, run = max(1, scan_threads // world.local_size), config.as_run()
-    with tempfile.TemporaryDirectory() as scratch, world.connected(), importing_torch(), ExitStack() as caches:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        world.connected(),
+        importing_torch("trainer.training") as imported,
+        ExitStack() as caches,
+    ):
         folder = _PlainFolder(path=config.out if world.first else Path(scratch), state={})
         divided = scanned(run, folder, caches, threads=scan_threads, report=report, world=world)
         fits, choices = divided()
 
+        imported()
         from .training import found_rate, write_found
 
         found = found_rate(run, fits, Path(scratch), choices=choices, threads=threads, world=world, report=report)

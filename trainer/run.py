@@ -1,14 +1,12 @@
 """One run, from options to a checked file, as one straight function: scan, split, train, evaluate, export, check.
 
-Torch takes more than ten seconds to import, so it is imported in the background while the scan decodes photos.
+Torch takes seconds to import, so it is imported in the background while the scan decodes photos.
 """
 
 import csv
 import functools
 import hashlib
-import importlib
 import platform
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +25,7 @@ from .builders import builder_record
 from .config import RunConfig
 from .data import Data
 from .dataset.cache import PixelCache
-from .dataset.cache_folder import user_cache_folder
+from .dataset.cache.folder import user_cache_folder
 from .dataset.fingerprint import difference, fingerprint
 from .dataset.scan import Scan, scan, write_scan_csv
 from .dataset.split import split, write_split_csv
@@ -38,6 +36,7 @@ from .preflight import image_px
 from .progress import Progress, Report
 from .publish import publish
 from .run_folder import RunFolder, write_atomically
+from .torch_import import importing_torch
 from .world import World
 
 if TYPE_CHECKING:
@@ -74,7 +73,12 @@ def run(config: RunConfig, folder: RunFolder, report: Report, world: World) -> s
     # While one process of a machine scans, the others wait.
     was_done, scan_threads = world.told(folder.done), thread_count("auto")
     threads = max(1, scan_threads // world.local_size)
-    with _recorded(folder, world), world.connected(), importing_torch(), ExitStack() as caches:
+    with (
+        _recorded(folder, world),
+        world.connected(),
+        importing_torch("trainer.training", "trainer.results") as imported,
+        ExitStack() as caches,
+    ):
         divided = scanned(config, folder, caches, threads=scan_threads, report=report, world=world)
         mark = fingerprint(config.data)
         if was_done:
@@ -84,6 +88,7 @@ def run(config: RunConfig, folder: RunFolder, report: Report, world: World) -> s
             folder.set_state("done", fingerprint=mark)
             return str(folder.state["result"])
         fits, choices = divided()
+        imported()
 
         from .training import train
 
@@ -256,14 +261,6 @@ def _recorded(folder: RunFolder, world: World) -> Iterator[None]:
             with suppress(TrainerError):
                 folder.set_state("interrupted" if stopped else "failed", error=None if stopped else sentence)
         raise
-
-
-@contextmanager
-def importing_torch() -> Iterator[None]:
-    """Imports torch beside the work inside; whoever imports it in there waits for this one to end."""
-    thread = threading.Thread(target=importlib.import_module, args=("torchvision",), daemon=True)
-    thread.start()
-    yield
 
 
 def _versions() -> dict[str, str]:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from trainer.dataset.cache import PixelCache
-from trainer.dataset.cache_folder import rules_digest
-from trainer.dataset.cache_index import Facts
+from trainer.dataset.cache.folder import rules_digest
+from trainer.dataset.cache.index import Facts
 from trainer.errors import TrainerError
 from trapline.preprocessing import rules
 
@@ -26,7 +26,7 @@ import hashlib, sys
 from pathlib import Path
 import numpy as np
 from trainer.dataset.cache import PixelCache
-from trainer.dataset.cache_index import Facts
+from trainer.dataset.cache.index import Facts
 from trapline.preprocessing import rules
 
 with PixelCache.open(Path(sys.argv[1]), rules(fit="stretch", image_px=48)) as cache:

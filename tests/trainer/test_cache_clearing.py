@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trainer.dataset.cache import PixelCache
-from trainer.dataset.cache_index import Facts
+from trainer.dataset.cache.index import Facts
 from trapline.preprocessing import rules
 
 TRAINER = Path(sys.executable).parent / "trainer"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from trainer.dataset.cache_hashes import KnownHashes, file_key, is_settled
+from trainer.dataset.cache.hashes import KnownHashes, file_key, is_settled
 
 SHA256 = "ab" * 32
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from trainer.dataset.cache import PixelCache
-from trainer.dataset.cache_folder import used_bytes
-from trainer.dataset.cache_index import Facts
-from trainer.dataset.cache_room import needed_bytes
+from trainer.dataset.cache.folder import used_bytes
+from trainer.dataset.cache.index import Facts
+from trainer.dataset.cache.room import needed_bytes
 from trainer.errors import TrainerError
 from trapline.preprocessing import rules
 

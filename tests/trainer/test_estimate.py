@@ -39,6 +39,7 @@ WORK = estimate.Work(
     feature_count=1280,
     weight_bytes=9 * MIB,
     layer_count=200,
+    traced=True,
     batch_size=64,
     whole_batches=True,
     epochs=3.0,

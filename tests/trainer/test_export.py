@@ -50,6 +50,64 @@ def test_any_batch_gives_the_networks_answers(exported, count):
     np.testing.assert_allclose(load(path, threads=1).probabilities(pixels), expected, atol=1e-5)
 
 
+#: One builder of each family of torchvision's, and a small input that it takes.
+FAMILIES = {
+    "alexnet": 96,
+    "convnext_tiny": 64,
+    "densenet121": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_v2_s": 64,
+    "googlenet": 96,
+    "inception_v3": 96,
+    "maxvit_t": 224,
+    "mnasnet0_5": 64,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_large": 64,
+    "regnet_y_400mf": 64,
+    "resnet18": 64,
+    "resnext50_32x4d": 64,
+    "shufflenet_v2_x0_5": 64,
+    "squeezenet1_1": 64,
+    "swin_t": 64,
+    "swin_v2_t": 64,
+    "vgg11_bn": 64,
+    "vit_b_32": 64,
+    "wide_resnet50_2": 64,
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_its_answers_in_any_batch(name, tmp_path):
+    """The file of a random network answers as the network does for batches of one, two and five unlike images."""
+    image_px = FAMILIES[name]
+    torch.manual_seed(0)
+    network = backbone.build(name, label_count=3, image_px=image_px, weights="none")
+    pixels = np.random.default_rng(0).integers(0, 255, (5, image_px, image_px, 3), dtype=np.uint8)
+    pixels[1::2] //= 4
+    images = torch.from_numpy(pixels)
+    with torch.no_grad():
+        # Statistics of these images and scores as large as a trained head's, or a random network answers all alike.
+        for module in network.network.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.momentum = None
+        network.network.train()
+        network.network(network.normalised(images))
+        network.network.eval()
+        seen = network.features(images)
+        scale = network.head.weight.std() * (seen - seen.mean(dim=0)).norm(dim=1).mean()
+        network.head.weight.div_(scale)
+        network.head.bias.copy_(-network.head.weight @ seen.mean(dim=0))
+        expected = network.network(network.normalised(images)).softmax(dim=1).numpy()
+    assert expected.std(axis=0).max() > 1e-2
+    rules = preprocessing.rules(fit="stretch", image_px=image_px)
+    labels = [Label(id=label) for label in ("deer", "fox", "hog")]
+    export.to_onnx(network, ModelMetadata(model_id="x", labels=labels, preprocessing=rules), tmp_path / "model.onnx")
+    model = load(tmp_path / "model.onnx", threads=1)
+    for count in (1, 2, 5):
+        np.testing.assert_allclose(model.probabilities(pixels[:count]), expected[:count], atol=1e-3)
+
+
 def photos(folder, count):
     chance = np.random.default_rng(0)
     paths = [folder / f"{number}.png" for number in range(count)]

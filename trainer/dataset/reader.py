@@ -13,8 +13,8 @@ from trapline.preprocessing import load_image_and_exif
 from trapline.v1.metadata_pb2 import Preprocessing
 
 from .cache import CachedPhoto, PixelCache
-from .cache_hashes import file_key, is_settled
-from .cache_index import Facts
+from .cache.hashes import file_key, is_settled
+from .cache.index import Facts
 from .difference_hash import difference_hash
 from .layout import File
 from .photo import Photo, Rejected, Status

@@ -139,6 +139,8 @@ def fitted(
     solver = _Solver(views, targets, balance=balance)
     solver.fit(strength)
     weight, bias = solver.layer()
+    # In C order: scikit-learn's coefficients may lie the other way round.
+    weight = np.ascontiguousarray(weight)
     return Head(weight=weight.astype(np.float32), bias=bias.astype(np.float32), strength=strength, losses=losses)
 
 

@@ -22,9 +22,9 @@ from .part import Part
 from .plan import Plan
 from .schedule import multiple, steps_in_epoch
 
-# The only common base of the BatchNorm classes.
 #: Images of a batch that go through the network at once, on a CPU.
 _PIECE = 16
+# The only common base of the BatchNorm classes.
 _FIXED = (nn.modules.batchnorm._BatchNorm, nn.Dropout)
 
 

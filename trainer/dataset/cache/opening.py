@@ -8,8 +8,8 @@ from pathlib import Path
 
 from trapline.v1.metadata_pb2 import Preprocessing
 
-from ..errors import TrainerError
-from .cache_folder import (
+from ...errors import TrainerError
+from .folder import (
     CARD_FILE,
     IMAGES_FILE,
     INDEX_FILE,
@@ -22,9 +22,9 @@ from .cache_folder import (
     share,
     write_card,
 )
-from .cache_hashes import HASHES_FILE, KnownHashes
-from .cache_index import Index
-from .cache_space import fits, reclaim
+from .hashes import HASHES_FILE, KnownHashes
+from .index import Index
+from .space import fits, reclaim
 
 # What SQLite answers where a file is no database, damaged, or one with other tables.
 _DAMAGED = (

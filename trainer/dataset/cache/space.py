@@ -6,7 +6,7 @@ neither free nor a photo's when a process is alone was a killed one's.
 
 from collections.abc import Sequence
 
-from .cache_index import Index, seal
+from .index import Index, seal
 
 
 def take_free(index: Index, most: int) -> list[int]:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from trapline.v1.metadata_pb2 import Preprocessing
 
-from ..errors import TrainerError
-from .cache_folder import delete, folders, used_bytes
-from .cache_index import Index
-from .cache_rows import INDEX_BYTES, JOURNAL_BYTES, PixelRows
-from .cache_space import cut, evict, free_count, move, moves, row_count, uses
+from ...errors import TrainerError
+from .folder import delete, folders, used_bytes
+from .index import Index
+from .rows import INDEX_BYTES, JOURNAL_BYTES, PixelRows
+from .space import cut, evict, free_count, move, moves, row_count, uses
 
 #: A bound that no disk reaches.
 UNBOUNDED = 1 << 62

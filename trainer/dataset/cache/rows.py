@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TrainerError
-from .cache_folder import used_bytes
+from ...errors import TrainerError
+from .folder import used_bytes
 
 #: What a photo takes in the index and among the known hashes, rounded up.
 INDEX_BYTES = 512

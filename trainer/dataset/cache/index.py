@@ -132,7 +132,7 @@ class Index:
         return [row for (row,) in unused]
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Takes damaged photos out; `cache_space.reclaim` frees their rows."""
+        """Takes damaged photos out; `space.reclaim` frees their rows."""
         with self.transaction() as connection:
             connection.executemany("DELETE FROM photos WHERE sha256 = ?", [(key,) for key in keys])
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from .cache_folder import CacheFolder, delete, folders, locked, storage_errors
-from .cache_hashes import HASHES_FILE, remove_hashes
+from .folder import CacheFolder, delete, folders, locked, storage_errors
+from .hashes import HASHES_FILE, remove_hashes
 
 _DAY_SECONDS = 86_400
 

@@ -1,6 +1,6 @@
 """Decoded pixels on disk, keyed by a file's SHA-256: a photo is decoded once, whatever its name and however many runs.
 
-One folder for each set of preprocessing rules, shared by any number of threads and processes; `cache_folder` tells
+One folder for each set of preprocessing rules, shared by any number of threads and processes; `folder` tells
 what lies where.
 
 Why a kill or a crash at any moment leaves no wrong pixel: a process takes free rows for itself; it writes a photo's
@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from trapline.v1.metadata_pb2 import Preprocessing
 
-from ..errors import TrainerError
-from .cache_folder import IMAGES_FILE, is_alone, locked, share, storage_errors
-from .cache_index import Entry, Facts
-from .cache_opening import Opened, open_folder
-from .cache_room import UNBOUNDED, Place, Room, make_room
-from .cache_rows import PixelRows
-from .cache_space import cut, give_back, row_count, take_free, take_new
+from ...errors import TrainerError
+from .folder import IMAGES_FILE, is_alone, locked, share, storage_errors
+from .index import Entry, Facts
+from .opening import Opened, open_folder
+from .room import UNBOUNDED, Place, Room, make_room
+from .rows import PixelRows
+from .space import cut, give_back, row_count, take_free, take_new
 
 _ROWS_TAKEN_AT_ONCE = 64
 _RECORDED_AT_ONCE = 32

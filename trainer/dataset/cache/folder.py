@@ -1,11 +1,11 @@
 """The user's cache folder: what in it is ours, how large it is, who uses it, and how it is cleared.
 
     <--cache-dir>/.trapline-cache-lock      held for moments, by whoever opens, grows or deletes a folder of rules
-    <--cache-dir>/trapline-files.sqlite     see `cache_hashes`
+    <--cache-dir>/trapline-files.sqlite     see `hashes`
     <--cache-dir>/<16 hex digits>/          one for each set of preprocessing rules:
         cache.json                              what it is, in words; its time is that of the last use
         images.u8                               rows of height × width × 3 bytes; locked (shared) by whoever has it open
-        index.sqlite                            see `cache_index`
+        index.sqlite                            see `index`
 
 Nothing is ever deleted but these names, in folders called and filled like this.
 """
@@ -26,9 +26,9 @@ import platformdirs
 
 from trapline.v1.metadata_pb2 import Preprocessing
 
-from ..errors import TrainerError
-from .cache_hashes import HASHES_FILE
-from .cache_index import photo_count
+from ...errors import TrainerError
+from .hashes import HASHES_FILE
+from .index import photo_count
 
 #: Counts up when the tables, the row format or the difference hash change: a folder of another format is made anew.
 FORMAT = 2
