@@ -17,6 +17,7 @@ from .errors import TrainerError
 from .export import is_traced
 from .recipe import out_of_memory
 from .recipe.lr_finder import step_count
+from .recipe.part import at_once
 from .recipe.plan import Plan
 from .recipe.schedule import steps_in_epoch
 from .recipe.steps import NotFinite
@@ -54,6 +55,7 @@ class Work:
         weight_bytes: Size of the network's tensors.
         layer_count: Its modules.
         traced: Whether it is exported by tracing.
+        device: Where the network is.
         batch_size: Images of a step in one process.
         whole_batches: Whether all of them go through the network at once.
         epochs: Unfrozen epochs that are left, in parts too.
@@ -70,6 +72,7 @@ class Work:
     weight_bytes: int
     layer_count: int
     traced: bool
+    device: torch.device
     batch_size: int
     whole_batches: bool
     epochs: float
@@ -80,11 +83,11 @@ class Work:
 
 def network_bytes(work: Work, trial: Trial, *, batch_size: int) -> int:
     """What the network takes at most, where it is, for so many images at a time, beside its own tensors."""
-    forward = _OUTPUTS_AT_ONCE * batch_size * trial.forward_bytes
+    forward = _OUTPUTS_AT_ONCE * at_once(batch_size, work.device) * trial.forward_bytes
     if not work.trains and not work.rate_steps:
         return forward
-    at_once = images_at_once(batch_size, whole=work.whole_batches)
-    step = _STEP_OVERHEAD * (at_once * trial.step_bytes + trial.fixed_step_bytes)
+    in_a_step = images_at_once(batch_size, whole=work.whole_batches)
+    step = _STEP_OVERHEAD * (in_a_step * trial.step_bytes + trial.fixed_step_bytes)
     return max(forward, int(step) + _COPIES_IN_TRAINING * work.weight_bytes)
 
 
@@ -195,6 +198,7 @@ def _work(setting: Setting, data: Data, training: Plan, *, views: int, has_featu
         weight_bytes=sum(value.nbytes for value in network.state_dict().values()),
         layer_count=sum(1 for _ in network.modules()),
         traced=is_traced(setting.backbone.name),
+        device=setting.device,
         batch_size=math.ceil(training.batch_size / setting.world.size),
         whole_batches=not setting.backbone.pretrained or setting.device.type == "cuda",
         epochs=epochs,

@@ -40,6 +40,7 @@ WORK = estimate.Work(
     weight_bytes=9 * MIB,
     layer_count=200,
     traced=True,
+    device=torch.device("cpu"),
     batch_size=64,
     whole_batches=True,
     epochs=3.0,

@@ -11,6 +11,8 @@ from ..backbone import Backbone
 from ..world import World
 from . import out_of_memory
 
+_AT_ONCE_ON_CPU = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -25,6 +27,11 @@ class Part:
     pixels: Callable[[Sequence[int]], NDArray[np.uint8]]
     targets: NDArray[np.int64]
     names: Sequence[str]
+
+
+def at_once(batch_size: int, device: torch.device) -> int:
+    """Images that go through the network at once where nothing is learned: more only take memory on a CPU."""
+    return min(batch_size, _AT_ONCE_ON_CPU) if device.type == "cpu" else batch_size
 
 
 def predict(
@@ -45,7 +52,7 @@ def predict(
     """
     world = world or World()
     backbone.network.eval()
-    share = world.share(len(part.targets))
+    share, batch_size = world.share(len(part.targets)), at_once(batch_size, device)
     rows = [np.empty((0, backbone.head.out_features), np.float32)]
     with torch.inference_mode():
         for begin in range(0, len(share), batch_size):

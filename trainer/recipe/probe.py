@@ -21,6 +21,7 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..world import World
 from . import augment, out_of_memory
+from .part import at_once
 
 #: Inverse strengths tried, from strong to weak, on standardised features.
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -80,7 +81,7 @@ def features(
     """
     world = world or World()
     backbone.network.eval()
-    share = world.share(count)
+    share, batch_size = world.share(count), at_once(batch_size, device)
     out = np.empty((len(share), len(views), backbone.head.in_features), dtype=np.float32)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         for begin in range(0, len(share), batch_size):
