@@ -42,6 +42,8 @@ from .world import World
 if TYPE_CHECKING:
     from .training import Trained
 
+# What is imported while features are computed.
+_BESIDE_FEATURES = ("sklearn.linear_model", "sklearn.model_selection", "trainer.results")
 _PACKAGES = (
     "numpy",
     "onnx",
@@ -76,7 +78,7 @@ def run(config: RunConfig, folder: RunFolder, report: Report, world: World) -> s
     with (
         _recorded(folder, world),
         world.connected(),
-        importing_torch("trainer.training", "trainer.results") as imported,
+        importing_torch("trainer.training", *_BESIDE_FEATURES) as imported,
         ExitStack() as caches,
     ):
         divided = scanned(config, folder, caches, threads=scan_threads, report=report, world=world)

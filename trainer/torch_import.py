@@ -17,12 +17,12 @@ _COMPILER = "torch._dynamo.utils"
 
 
 @contextmanager
-def importing_torch(first: str, *later: str) -> Iterator[Callable[[], object]]:
-    """Imports torch, torchvision and `first` beside the work inside, then `later`; what is given waits for `first`.
+def importing_torch(first: str, *later: str) -> Iterator[Callable[[], None]]:
+    """Imports torch, torchvision and `first` beside the work inside; what is given waits for that, and starts `later`.
 
     Import nothing of torch in there before. Where an import failed, importing again says why.
     """
-    ready = threading.Event()
+    ready, waited_for = threading.Event(), threading.Event()
 
     def everything() -> None:
         with suppress(Exception):
@@ -31,11 +31,16 @@ def importing_torch(first: str, *later: str) -> Iterator[Callable[[], object]]:
                 importlib.import_module(first)
             finally:
                 ready.set()
+            waited_for.wait()
             for module in later:
                 importlib.import_module(module)
 
+    def imported() -> None:
+        ready.wait()
+        waited_for.set()
+
     threading.Thread(target=everything, daemon=True).start()
-    yield ready.wait
+    yield imported
 
 
 def import_torch() -> None:

@@ -6,13 +6,9 @@ classes, an empty class) stops it.
 """
 
 import csv
-import os
-import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +26,6 @@ from .reader import Reader
 
 _FILES_IN_FLIGHT_PER_THREAD = 4
 _FILES_IN_ONE_LOOKUP = 500
-_NICENESS = 5
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -180,7 +175,7 @@ def _in_threads(
 ) -> None:
     """Calls `each` with `work` of every item, in order; few wait, so that memory does not grow with the folder."""
     waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="scan", initializer=_give_way)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
     try:
         for item in items:
             if len(waiting) >= threads * _FILES_IN_FLIGHT_PER_THREAD:
@@ -191,16 +186,6 @@ def _in_threads(
     finally:
         # On Ctrl-C or a full disk only the photos being decoded are waited for: they still use the cache.
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _give_way() -> None:
-    """Lets this process's other threads go first, as that which imports torch: whoever waits, waits for it the longest.
-
-    On Linux each thread has a priority of its own.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _check_not_empty(

@@ -2,6 +2,8 @@
 
 The head is L2-regularised multinomial logistic regression on standardised features, its strength chosen by grouped
 cross-validation on the training part. Standardising is folded into the layer, so the result is one linear layer.
+
+scikit-learn is imported where the head is fitted: it takes seconds, and may come while features are computed.
 """
 
 import warnings
@@ -12,9 +14,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -161,6 +160,8 @@ def choose_strength(
         The inverse strength; the mean loss of each one tried, empty where a class has too few groups to choose; and
         with the chosen one [images, 2]: loss of each image and 1 where its best class is right, NaN where not asked.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     count = views.shape[1]
     smallest = min(len(set(groups[targets == label].tolist())) for label in np.unique(targets))
     fold_count = min(_FOLDS, smallest)
@@ -202,6 +203,8 @@ class _Solver:
     """Logistic regression on the standardised features of one set of images, for several strengths."""
 
     def __init__(self, views: NDArray[np.float32], targets: NDArray[np.int64], *, balance: Balance) -> None:
+        from sklearn.linear_model import LogisticRegression
+
         count = len(views)
         inputs, self._targets = np.concatenate(list(views)), np.tile(targets, count)
         self.mean = inputs.mean(axis=0, dtype=np.float64)
@@ -226,6 +229,8 @@ class _Solver:
 
     def fit(self, strength: float) -> None:
         """Fits the model with the inverse strength `strength`."""
+        from sklearn.exceptions import ConvergenceWarning
+
         self.model.C = strength
         with warnings.catch_warnings():
             # Weak penalties need more steps than they are worth; cross-validation judges what they reached.
