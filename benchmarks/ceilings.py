@@ -1,6 +1,7 @@
 """What this machine could do at most: images a second of decoding, of features, of training steps, each on its own.
 
-No run can be faster than these allow. `train.py --ceilings` runs this file in a process of its own, which is started
+No run can be faster than these allow; what `trainer run` itself makes of the frozen pass is measured between them.
+`train.py --ceilings` runs this file in a process of its own, which is started
 with the allocator's variables, and keeps the JSON object that it prints.
 """
 
@@ -22,8 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer import backbone
+from trainer.planning import fast_bfloat16
+from trainer.recipe import probe
 from trapline import preprocessing
 
+_OWN = "features, trainer run"
 _BACKBONE = "mobilenet_v2"
 _RULES = preprocessing.rules(fit="stretch", image_px=224)
 _THREADS = 2
@@ -70,6 +75,8 @@ def measured(photos: Path, weights: Path) -> dict[str, float]:
             counts[f"training steps, {kind}"] = len(some)
     name = "features, ONNX Runtime float32"
     passes[name], counts[name] = partial(features_by_session, session(Body(network(weights))), pixels), len(pixels)
+    own = backbone.build(_BACKBONE, label_count=2, image_px=224, weights=str(weights))
+    passes[_OWN], counts[_OWN] = partial(own_features, own, pixels), len(pixels)
     rates: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(1 + _PASSES):
         for name, one_pass in passes.items():
@@ -113,6 +120,20 @@ def features_by_session(body: onnxruntime.InferenceSession, pixels: NDArray[np.u
         body.run(None, {"image": batch.numpy()})
 
 
+def own_features(built: backbone.Backbone, pixels: NDArray[np.uint8]) -> None:
+    """One frozen pass as `trainer run` makes it."""
+    device = torch.device("cpu")
+    probe.features(
+        built,
+        lambda positions: pixels[list(positions)],
+        len(pixels),
+        batch_size=_BATCH,
+        device=device,
+        bfloat16=fast_bfloat16(device),
+        report=lambda _done, _total: None,
+    )
+
+
 def session(body: nn.Module) -> onnxruntime.InferenceSession:
     """The body as a session of ONNX Runtime."""
     program = torch.onnx.export(
@@ -144,4 +165,6 @@ def steps(trained: nn.Module, pixels: NDArray[np.uint8], *, layout: str, narrow:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"how": _HOW, "rates": measured(Path(sys.argv[1]), Path(sys.argv[2]))}))
+    found = measured(Path(sys.argv[1]), Path(sys.argv[2]))
+    best = max(rate for name, rate in found.items() if name.startswith("features, ") and name != _OWN)
+    print(json.dumps({"how": _HOW, "rates": found, "own_share_of_best_features": round(found[_OWN] / best, 3)}))

@@ -102,6 +102,8 @@ def _noise(noise: dict[str, Any]) -> list[str]:
 def _ceilings(ceilings: dict[str, Any]) -> list[str]:
     lines = ["| what | images a second |", "|---|---|"]
     lines += [f"| {name} | {rate:.1f} |" for name, rate in ceilings["rates"].items()]
+    share = ceilings["own_share_of_best_features"]
+    lines += ["", f"The frozen pass of `trainer run` has {share:.1%} of the best arrangement's rate."]
     lines += ["", f"{ceilings['how']} Taken {ceilings['date']}, load {ceilings['load']} before."]
     return lines
 

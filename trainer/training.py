@@ -1,6 +1,5 @@
 """The two stages of a run on its data: a head on the frozen backbone, then all layers; the better one is kept."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .backbone import Backbone, build
+from .backbone import Backbone
+from .beginning import begun, check_shares
 from .config import RunConfig
 from .data import Data
-from .errors import UsageError
 from .estimate import tell_needs
 from .fit_choice import FITS
 from .head_stage import features_of, frozen_head, put_head, with_chosen_fit
@@ -84,7 +83,7 @@ def train(
         UsageError: The initial weights are not those that the run began with.
         TrainerError: The loss is not finite any more, or there is not enough memory.
     """
-    setting, choices = _begun(config, fits, folder, choices=choices, threads=threads, world=world, report=report)
+    setting, choices = begun(config, fits, folder, choices=choices, threads=threads, world=world, report=report)
     backbone, device = setting.backbone, setting.device
     plan, features = _planned(setting, fits, choices)
     torch.set_num_threads(plan["threads"])
@@ -112,60 +111,9 @@ def found_rate(
     report: Report,
 ) -> Found:
     """What a range test finds for a run of these options, of which nothing else is done; arguments as in `train`."""
-    setting, choices = _begun(config, fits, folder, choices=choices, threads=threads, world=world, report=report)
+    setting, choices = begun(config, fits, folder, choices=choices, threads=threads, world=world, report=report)
     plan, features = _new_plan(setting, fits, choices)
     return _found(setting, fits(plan["fit"]), plan, features)
-
-
-def _begun(
-    config: RunConfig,
-    fits: Callable[[str], Data],
-    folder: Path,
-    *,
-    choices: dict[str, Any],
-    threads: int,
-    world: World,
-    report: Report,
-) -> tuple[Setting, dict[str, Any]]:
-    """The network with its initial weights, and the choices that follow from it and the machine."""
-    device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    # The exported file is checked against this network to 1e-4, which TF32's ten bits do not reach.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.manual_seed(config.seed)
-    label_count = len(fits(FITS[0] if config.fit == "auto" else config.fit).scan.labels)
-    backbone = build(config.backbone, label_count=label_count, image_px=choices["image_px"], weights=config.weights)
-    backbone.network.to(device)
-    setting = Setting(config=config, folder=folder, backbone=backbone, device=device, world=world, report=report)
-    choices = choices | {
-        "device": device.type,
-        "threads": threads,
-        "processes": world.size,
-        "pretrained": backbone.pretrained,
-        "weights_digest": _digest(backbone),
-    }
-    _check_same_weights(setting, choices["weights_digest"])
-    torch.set_num_threads(threads)
-    return setting, choices
-
-
-def _check_same_weights(setting: Setting, digest: str) -> None:
-    """Refuses, in every process alike, to train together from different weights."""
-    other = setting.world.unlike_first(digest)
-    if other is not None:
-        raise UsageError(
-            f"--weights: process {other} of this run has other weights of {setting.backbone.name} than process 0; give "
-            "every machine the same file"
-        )
-
-
-def _check_shares(plan: dict[str, Any], data: Data, world: World) -> None:
-    """Refuses, in every process alike, steps of so few images that a process would have none, or one, to learn from."""
-    image_count = min(plan["batch_size"], len(data.positions("train")))
-    if world.size > 1 and image_count < 2 * world.size:
-        raise UsageError(
-            f"--batch-size: steps of {image_count} images are too small for {world.size} processes; give at least "
-            f"{2 * world.size} and as many photos to train on, or start fewer processes"
-        )
 
 
 def _planned(
@@ -175,7 +123,7 @@ def _planned(
     config, world, path = setting.config, setting.world, setting.folder / PLAN_FILE
     plan = world.told(earlier_plan(path, config, choices=choices, report=setting.report) if world.first else None)
     if plan is not None:
-        _check_shares(plan, fits(plan["fit"]), world)
+        check_shares(plan, fits(plan["fit"]), world)
         tell_needs(setting, fits(plan["fit"]), plan, training_plan(config, plan), fitted=False)
         return plan, None
     for stale in setting.checkpoint.glob("*") if world.first else ():
@@ -200,7 +148,7 @@ def _new_plan(
     fit = FITS[0] if config.fit == "auto" else config.fit
     # The first process decides: another machine may have another device, or other last digits.
     plan = setting.world.told(new_plan(config, fits(fit), choices=choices | {"fit": fit}))
-    _check_shares(plan, fits(fit), setting.world)
+    check_shares(plan, fits(fit), setting.world)
     return with_chosen_fit(setting, fits, plan) if config.fit == "auto" else (plan, None)
 
 
@@ -303,12 +251,3 @@ def refitted(trained: Trained, report: Report) -> Trained | None:
     )
     put_head(trained.backbone, again)
     return replace(trained, head=again)
-
-
-def _digest(backbone: Backbone) -> str:
-    """SHA-256, in hex, of every tensor but the head's."""
-    digest = hashlib.sha256()
-    for name, value in backbone.network.state_dict().items():
-        if not name.startswith(f"{backbone.head_path}."):
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
