@@ -197,18 +197,18 @@ def test_another_class_list_is_refused_by_name(home, command, trainer, unbroken,
 
 
 @pytest.mark.parametrize(
-    ("more", "address_space_mib"),
-    [(("--epochs", "0"), 300), (("--weights", "none"), 600)],
+    ("more", "limits"),
+    [(("--epochs", "0"), (300, 8)), (("--weights", "none"), (600, 16))],
     ids=["features", "training"],
 )
-def test_too_little_memory_names_a_batch_size_to_try(command, trainer, tmp_path, more, address_space_mib):
-    """Where a batch does not fit, through the frozen backbone or a step: exit 1, and half of it is what to try."""
-    out = tmp_path / "run"
+def test_too_little_memory_names_a_batch_size_to_try(command, trainer, tmp_path, more, limits):
+    """Where a batch does not fit, exit 1: half of a step's images, or of those that pass at once, is what to try."""
+    (address_space_mib, smaller), out = limits, tmp_path / "run"
     more = (*more, "--image-px", "224", "--batch-size", "32")
     code, said = trainer(*command(out, *more), address_space_mib=address_space_mib)
     assert code == 1, said
     sentence = said.splitlines()[-1]
-    assert sentence.endswith("there is not enough memory on cpu for --batch-size 32; try 16"), said
+    assert sentence.endswith(f"there is not enough memory on cpu for --batch-size 32; try {smaller}"), said
     state = json.loads((out / "state.json").read_text())
     assert state["state"] == "failed"
     assert state["error"] in sentence

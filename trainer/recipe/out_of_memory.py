@@ -13,19 +13,21 @@ _SAID = re.compile(r"not enough memory|out of memory|allocate memory|bad_alloc|c
 
 
 @contextmanager
-def told(batch_size: int, device: torch.device) -> Iterator[None]:
+def told(batch_size: int, device: torch.device, *, at_once: int | None = None) -> Iterator[None]:
     """Raises TrainerError with the next size to try where the work inside runs out of memory.
 
     Args:
         batch_size: Images at a time, as `--batch-size` has it.
         device: Where they are.
+        at_once: How many of them go through the network at once, where that is fewer: nothing else is gained by less.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _SAID.search(str(error)):
             raise
-        smaller = f"try {batch_size // 2}" if batch_size >= 4 else "try a smaller --image-px or --backbone"
+        most = at_once or batch_size
+        smaller = f"try {most // 2}" if most >= 4 else "try a smaller --image-px or --backbone"
         raise TrainerError(
             f"there is not enough memory on {device} for --batch-size {batch_size}; {smaller}"
         ) from error

@@ -52,12 +52,12 @@ def predict(
     """
     world = world or World()
     backbone.network.eval()
-    share, batch_size = world.share(len(part.targets)), at_once(batch_size, device)
+    share, most = world.share(len(part.targets)), at_once(batch_size, device)
     rows = [np.empty((0, backbone.head.out_features), np.float32)]
     with torch.inference_mode():
-        for begin in range(0, len(share), batch_size):
-            positions = share[begin : begin + batch_size]
-            with out_of_memory.told(batch_size, device):
+        for begin in range(0, len(share), most):
+            positions = share[begin : begin + most]
+            with out_of_memory.told(batch_size, device, at_once=most):
                 images = torch.from_numpy(part.pixels(positions)).to(device)
                 rows.append(backbone.network(backbone.normalised(images)).softmax(dim=1).cpu().numpy())
             report(begin + len(positions), len(share))

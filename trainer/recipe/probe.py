@@ -68,7 +68,7 @@ def features(
         backbone: The network, already on `device`.
         pixels: Gives uint8 [n, H, W, 3] for a sequence of positions.
         count: Number of images.
-        batch_size: Images at a time.
+        batch_size: Images at a time, at most.
         device: Where the network is.
         views: How each image is seen: None as it is, else changed by chance of those strengths.
         bfloat16: Compute in bfloat16, where the processor does that faster.
@@ -80,12 +80,12 @@ def features(
     """
     world = world or World()
     backbone.network.eval()
-    share, batch_size = world.share(count), at_once(batch_size, device)
+    share, most = world.share(count), at_once(batch_size, device)
     out = np.empty((len(share), len(views), backbone.head.in_features), dtype=np.float32)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        for begin in range(0, len(share), batch_size):
-            positions = share[begin : begin + batch_size]
-            with out_of_memory.told(batch_size, device):
+        for begin in range(0, len(share), most):
+            positions = share[begin : begin + most]
+            with out_of_memory.told(batch_size, device, at_once=most):
                 images = torch.from_numpy(pixels(positions)).to(device)
                 for number, view in enumerate(views):
                     seen = images if view is None else _changed(images, view, positions, number)

@@ -55,6 +55,7 @@ class Steps:
         if world.size > 1:
             self._trained = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
         self.count = steps_in_epoch(len(train.targets), plan.batch_size)
+        self._whole = not backbone.pretrained or device.type == "cuda"
         self.optimizer = _optimizer(backbone, plan)
         self._state = network.state_dict()
         self.averages = plan.ema_decay > 0
@@ -93,7 +94,9 @@ class Steps:
         # Evenly cut, so that no step has one image left over, which BatchNorm could not take.
         begin, end = (len(order) * (step + bound) // self.count for bound in (0, 1))
         self._set_rate(self.rate(epoch, step) if rate is None else rate)
-        with out_of_memory.told(self._plan.batch_size, self._device):
+        size = self._plan.batch_size
+        most = size if self._whole else min(size, _PIECE * self._world.size)
+        with out_of_memory.told(size, self._device, at_once=most):
             return self._take(order[begin:end], self._chance(epoch, step + 1))
 
     def train_mode(self) -> None:
@@ -135,8 +138,7 @@ class Steps:
         own, others = targets[share.start : share.stop], targets[chosen] if chosen is not None else None
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64)
-        whole = not self._backbone.pretrained or self._device.type == "cuda"
-        parts = pieces(len(values), whole=whole)
+        parts = pieces(len(values), whole=self._whole)
         for piece in parts:
             # Over the whole batch, so that uneven shares weigh as in one process; DDP gives the mean over processes.
             loss = self._loss(values[piece], own[piece], None if others is None else others[piece], pairs) / count
