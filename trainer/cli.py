@@ -102,7 +102,7 @@ def _opened(config: RunConfig, world: World) -> Iterator[RunFolder]:
 
 
 def _evaluate(config: EvaluateConfig) -> int:
-    _need("onnxruntime", "onnxscript", "sklearn", "PIL")
+    _need("onnxruntime", "sklearn", "PIL")
     from .evaluate.folder import evaluate
 
     with console_report() as report:

@@ -216,7 +216,7 @@ class Steps:
 def pieces(count: int, *, whole: bool) -> list[slice]:
     """Parts of a batch that go through the network one after another, their gradients summed.
 
-    On a CPU small parts are as fast as the whole and take a fraction of its memory. Where BatchNorm computes its
+    On a CPU small parts take a fraction of the whole's memory and little more time. Where BatchNorm computes its
     statistics of the batch, and on a GPU, the batch stays `whole`.
     """
     number = 1 if whole else max(1, -(-count // _PIECE))
