@@ -27,7 +27,21 @@ def begun(
     world: World,
     report: Report,
 ) -> tuple[Setting, dict[str, Any]]:
-    """The network with its initial weights, and the choices that follow from it and the machine."""
+    """The network with its initial weights, and the choices that follow from it and the machine.
+
+    Args:
+        config: What to do.
+        fits: Gives the photos and their parts with their pixels in one fit.
+        folder: The run folder.
+        choices: What was decided already, for `plan.json`.
+        threads: Threads of torch.
+        world: The processes that train together.
+        report: Where progress goes.
+
+    Raises:
+        WeightsError: The initial weights cannot be had or do not fit.
+        UsageError: The processes have different initial weights.
+    """
     device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     # The exported file is checked against this network to 1e-4, which TF32's ten bits do not reach.
     torch.backends.cudnn.allow_tf32 = False

@@ -54,7 +54,7 @@ def to_onnx(backbone: Backbone, metadata: ModelMetadata, path: Path) -> None:
     rules = metadata.preprocessing
     backbone.network.eval()
     # Two images: an example of one would fix the number.
-    example = torch.zeros(2, rules.height_px, rules.width_px, 3, dtype=torch.uint8)
+    example = torch.zeros(2, rules.height_px, rules.width_px, 3, dtype=torch.uint8, device=backbone.head.weight.device)
     try:
         with _quiet(), torch.no_grad():
             graph = _traced if is_traced(backbone.name) else _not_traced

@@ -59,9 +59,12 @@ def lr_find(config: LrFindConfig, report: Report, world: World) -> str:
         fits, choices = divided()
 
         imported()
-        from .training import found_rate, write_found
+        from .beginning import begun
+        from .range_test import write_found
+        from .training import found_rate
 
-        found = found_rate(run, fits, Path(scratch), choices=choices, threads=threads, world=world, report=report)
+        setting, choices = begun(run, fits, Path(scratch), choices=choices, threads=threads, world=world, report=report)
+        found = found_rate(setting, fits, choices)
     if world.first:
         write_found(found, config.out / "lr_find.csv", config.out / "lr_find.png")
         facts = {"suggestion": found.suggestion, "rises_from": found.rises_from, "sentence": found.sentence}

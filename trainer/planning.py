@@ -14,6 +14,7 @@ from .config import RunConfig
 from .data import Data
 from .errors import UsageError
 from .progress import Report
+from .recipe.plan import Plan
 from .recipe.schedule import steps_in_epoch
 from .run_folder import read_json
 
@@ -75,6 +76,21 @@ def new_plan(config: RunConfig, data: Data, *, choices: dict[str, Any]) -> dict[
         "views": config.views if config.augment != "none" else 1,
         "features_in_bfloat16": fast_bfloat16(torch.device(choices["device"])),
     }
+
+
+def training_plan(config: RunConfig, plan: dict[str, Any]) -> Plan:
+    """What the unfrozen stage is told, from the run's plan."""
+    same = (
+        "batch_size learning_rate patience optimizer schedule weight_decay earliest_rate label_smoothing ema_decay "
+        "augment rotation_degrees mixup cutmix"
+    )
+    return Plan(
+        epochs=config.epochs,
+        seed=config.seed,
+        balance=plan["balance"],
+        checkpoint_seconds=config.checkpoint_minutes * 60,
+        **{name: plan[name] for name in same.split()},
+    )
 
 
 def fast_bfloat16(device: torch.device) -> bool:

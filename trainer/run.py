@@ -92,9 +92,13 @@ def run(config: RunConfig, folder: RunFolder, report: Report, world: World) -> s
         fits, choices = divided()
         imported()
 
+        from .beginning import begun
         from .training import train
 
-        trained = train(config, fits, folder.path, choices=choices, threads=threads, world=world, report=report)
+        setting, choices = begun(
+            config, fits, folder.path, choices=choices, threads=threads, world=world, report=report
+        )
+        trained = train(setting, fits, choices)
         if not world.first:
             return ""
         result = _finished(config, folder, trained, report)

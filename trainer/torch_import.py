@@ -20,9 +20,10 @@ _COMPILER = "torch._dynamo.utils"
 def importing_torch(first: str, *later: str) -> Iterator[Callable[[], None]]:
     """Imports torch, torchvision and `first` beside the work inside; what is given waits for that, and starts `later`.
 
-    Import nothing of torch in there before. Where an import failed, importing again says why.
+    Import nothing of torch in there before. Where an import failed, importing again says why. Where the work ends
+    without having waited, `later` is not imported.
     """
-    ready, waited_for = threading.Event(), threading.Event()
+    ready, waited_for, afterwards = threading.Event(), threading.Event(), list(later)
 
     def everything() -> None:
         with suppress(Exception):
@@ -32,7 +33,7 @@ def importing_torch(first: str, *later: str) -> Iterator[Callable[[], None]]:
             finally:
                 ready.set()
             waited_for.wait()
-            for module in later:
+            for module in afterwards:
                 importlib.import_module(module)
 
     def imported() -> None:
@@ -40,7 +41,12 @@ def importing_torch(first: str, *later: str) -> Iterator[Callable[[], None]]:
         waited_for.set()
 
     threading.Thread(target=everything, daemon=True).start()
-    yield imported
+    try:
+        yield imported
+    finally:
+        if not waited_for.is_set():
+            afterwards.clear()
+            waited_for.set()
 
 
 def import_torch() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,21 +9,20 @@ import torch
 from numpy.typing import NDArray
 
 from .backbone import Backbone
-from .beginning import begun, check_shares
-from .config import RunConfig
+from .beginning import check_shares
 from .data import Data
 from .estimate import tell_needs
 from .fit_choice import FITS
 from .head_stage import features_of, frozen_head, put_head, with_chosen_fit
-from .planning import earlier_plan, new_plan, spoken
+from .planning import earlier_plan, new_plan, spoken, training_plan
 from .progress import Progress, Report
+from .range_test import range_test, write_found
 from .recipe import finetune, probe
 from .recipe.history import Epoch, best_epoch, kept
-from .recipe.lr_finder import Found, find
-from .recipe.plan import Plan
+from .recipe.lr_finder import Found
 from .recipe.schedule import steps_in_epoch
 from .report.events import EventFile
-from .run_folder import PLAN_FILE, write_json, write_text
+from .run_folder import PLAN_FILE, write_json
 from .setting import Setting
 from .world import World
 
@@ -57,34 +55,18 @@ class Trained:
         return best_epoch(self.history).epoch if self.history else 0
 
 
-def train(
-    config: RunConfig,
-    fits: Callable[[str], Data],
-    folder: Path,
-    *,
-    choices: dict[str, Any],
-    threads: int,
-    world: World,
-    report: Report,
-) -> Trained:
-    """Trains both stages, or goes on from where `folder/checkpoint` says that an earlier process stopped.
+def train(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]) -> Trained:
+    """Trains both stages, or goes on from where `checkpoint/` of the run folder says that an earlier process stopped.
 
     Args:
-        config: What to do.
+        setting: What every part needs; with `choices` from `beginning.begun`.
         fits: Gives the photos and their parts with their pixels in one fit.
-        folder: The run folder.
         choices: What was decided already, for `plan.json`.
-        threads: Threads of torch.
-        world: The processes that train together.
-        report: Where progress goes.
 
     Raises:
-        WeightsError: The initial weights cannot be had or do not fit.
         UsageError: The initial weights are not those that the run began with.
         TrainerError: The loss is not finite any more, or there is not enough memory.
     """
-    setting, choices = begun(config, fits, folder, choices=choices, threads=threads, world=world, report=report)
-    backbone, device = setting.backbone, setting.device
     plan, features = _planned(setting, fits, choices)
     torch.set_num_threads(plan["threads"])
     data = fits(plan["fit"])
@@ -92,28 +74,26 @@ def train(
     history = _unfrozen(setting, data, plan)
     epoch = best_epoch(history).epoch if history else 0
     if history:
-        report.say(kept(history, head=head is not None))
+        setting.report.say(kept(history, head=head is not None))
     stage = "head" if epoch == 0 and head is not None else "finetune"
     plan = plan | {"stage": stage, "epoch": epoch, "head_strength": head.strength if head else None}
-    if world.first:
-        write_json(folder / PLAN_FILE, plan)
-    return Trained(backbone=backbone, device=device, data=data, stage=stage, head=head, history=history, plan=plan)
+    if setting.world.first:
+        write_json(setting.folder / PLAN_FILE, plan)
+    return Trained(
+        backbone=setting.backbone,
+        device=setting.device,
+        data=data,
+        stage=stage,
+        head=head,
+        history=history,
+        plan=plan,
+    )
 
 
-def found_rate(
-    config: RunConfig,
-    fits: Callable[[str], Data],
-    folder: Path,
-    *,
-    choices: dict[str, Any],
-    threads: int,
-    world: World,
-    report: Report,
-) -> Found:
-    """What a range test finds for a run of these options, of which nothing else is done; arguments as in `train`."""
-    setting, choices = begun(config, fits, folder, choices=choices, threads=threads, world=world, report=report)
+def found_rate(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]) -> Found:
+    """What a range test finds for such a run, of which nothing else is done; arguments as in `train`."""
     plan, features = _new_plan(setting, fits, choices)
-    return _found(setting, fits(plan["fit"]), plan, features)
+    return range_test(setting, fits(plan["fit"]), plan, features)
 
 
 def _planned(
@@ -156,49 +136,11 @@ def _with_found_rate(
     setting: Setting, data: Data, plan: dict[str, Any], features: NDArray[np.float32] | None
 ) -> dict[str, Any]:
     """The plan with the learning rate that a range test from the fitted head suggests; its curve goes to the folder."""
-    found = _found(setting, data, plan, features)
+    found = range_test(setting, data, plan, features)
     if setting.world.first:
         write_found(found, setting.folder / "lr_find.csv", setting.folder / "plots" / "lr_find.png")
     setting.report.say(found.sentence)
     return plan | {"learning_rate": found.suggestion}
-
-
-def write_found(found: Found, curve: Path, picture: Path) -> None:
-    """Writes a range test's curve as CSV and as PNG."""
-    from .report import plots
-
-    write_text(curve, found.csv())
-    plots.range_test(
-        found.rates, found.losses, found.smoothed, picture, suggestion=found.suggestion, rises_from=found.rises_from
-    )
-
-
-def _found(setting: Setting, data: Data, plan: dict[str, Any], features: NDArray[np.float32] | None) -> Found:
-    """The range test, from the fitted head where there is one."""
-    frozen_head(setting, data, plan, features)
-    return find(
-        setting.backbone,
-        data.part("train"),
-        plan=training_plan(setting.config, plan),
-        device=setting.device,
-        world=setting.world,
-        report=setting.progress("range test"),
-    )
-
-
-def training_plan(config: RunConfig, plan: dict[str, Any]) -> Plan:
-    """What the unfrozen stage is told, from the run's plan."""
-    same = (
-        "batch_size learning_rate patience optimizer schedule weight_decay earliest_rate label_smoothing ema_decay "
-        "augment rotation_degrees mixup cutmix"
-    )
-    return Plan(
-        epochs=config.epochs,
-        seed=config.seed,
-        balance=plan["balance"],
-        checkpoint_seconds=config.checkpoint_minutes * 60,
-        **{name: plan[name] for name in same.split()},
-    )
 
 
 def _unfrozen(setting: Setting, data: Data, plan: dict[str, Any]) -> list[Epoch]:

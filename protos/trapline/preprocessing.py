@@ -10,11 +10,12 @@ import hashlib
 import io
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from trapline.errors import ImageTooLarge, ImageUnreadable
 from trapline.formats import IMAGE_FORMATS, formats_sentence
@@ -182,7 +183,7 @@ def _orientation(image: Image.Image) -> int:
 def _exif(image: Image.Image) -> Exif:
     try:  # each tag is read when it is asked for, and may be broken on its own
         tags = image.getexif()
-        detail = tags.get_ifd(ExifTags.IFD.Exif)
+        detail = _detail(tags)
         words = [_text(tags.get(ExifTags.Base.Make)), _text(tags.get(ExifTags.Base.Model))]
         serial = _text(detail.get(ExifTags.Base.BodySerialNumber))
         taken = _text(detail.get(ExifTags.Base.DateTimeOriginal)) or _text(tags.get(ExifTags.Base.DateTime))
@@ -191,6 +192,16 @@ def _exif(image: Image.Image) -> Exif:
     if serial:
         words.append("#" + hashlib.sha256(serial.encode()).hexdigest()[:8])
     return Exif(camera=" ".join(word for word in words if word), taken=taken)
+
+
+def _detail(tags: Image.Exif) -> Mapping[int, object]:
+    """The EXIF directory. `Exif.get_ifd` decodes every value of it, in twice the time of this."""
+    if ExifTags.IFD.Exif not in tags:
+        return {}
+    detail = TiffImagePlugin.ImageFileDirectory_v2(tags.head, group=ExifTags.IFD.Exif)
+    tags.fp.seek(tags[ExifTags.IFD.Exif])
+    detail.load(tags.fp)
+    return detail
 
 
 def _text(value: object) -> str:

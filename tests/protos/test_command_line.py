@@ -48,7 +48,7 @@ def _run(monkeypatch):
 
 # A program of its own for what only a process shows: signals, pipes, exit codes.
 PROGRAM = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -62,7 +62,7 @@ def work(options):
     if options.kind == "wait":
         try:
             print("ready", flush=True)
-            time.sleep(60)
+            signal.pause()
         finally:
             print("cleaned up", flush=True)
     for line in range(int(options.kind)):

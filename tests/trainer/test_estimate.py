@@ -21,11 +21,10 @@ from trainer.dataset.cache import PixelCache
 from trainer.dataset.scan import scan
 from trainer.dataset.split import split
 from trainer.errors import TrainerError
-from trainer.planning import new_plan
+from trainer.planning import new_plan, training_plan
 from trainer.recipe.trial import Trial
 from trainer.run_folder import write_tensors
 from trainer.setting import Setting
-from trainer.training import training_plan
 from trainer.world import World
 from trapline import preprocessing
 
