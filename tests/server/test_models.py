@@ -170,7 +170,7 @@ async def test_external_data_is_refused_even_where_it_lies_ready(kit, models, tm
 
 async def test_a_loader_that_fails_by_itself_harms_no_other_model(kit, models, caplog):
     """A fault of ours while a version is loaded is told with an id; the server starts, and serves the rest."""
-    load = loader(ServerConfig(models=models, device="cpu", threads=1), Repository(models))
+    load = loader(ServerConfig(models=models, device="cpu", threads=1), Repository(models), device="cpu")
     kit.publish(models, "faulty", 1, b"")
 
     def faulty(model_id: str, number: int) -> Session:
@@ -293,9 +293,12 @@ async def test_calls_finish_on_the_version_that_they_began_with(kit, models):
         await asyncio.to_thread(session.began.wait)
         kit.publish(models, "colours", 2, kit.model_bytes())
         await reload(stubs)
-        assert await version(kit, stubs) == "2"
+        # It waits its turn on the device, which the old version still has.
+        after = asyncio.ensure_future(version(kit, stubs))
+        await kit.until(lambda: server.models.slot("colours").serving.batcher.image_count == 1)
         session.held.set()
         assert (await call).model_version == "1"
+        assert await after == "2"
 
 
 async def test_a_version_can_be_pinned_and_let_go(kit, models):
