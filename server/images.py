@@ -20,8 +20,9 @@ from .batcher import Answer, Batcher
 from .decoding import Decoding
 from .errors import as_refusal, shown
 from .metrics import UNKNOWN_MODEL, Metrics
-from .models import Models, Serving
+from .models import Models
 from .places import Lane, Ticket
+from .slots import Serving
 
 _PREFIX = "models/"
 _DEFAULT_TOP_K = 5
