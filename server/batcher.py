@@ -6,7 +6,6 @@ turn it is, `lanes` which model's, `places` who gets in at all.
 """
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -214,7 +213,7 @@ class Batcher:
         taken = Taken(count=count, until=ready + self.pace.batch_seconds(len(images), alone=alone))
         batch = _Batch(images=images, alone=alone, taken=taken, began=began)
         self._batches.add(batch)
-        self._lanes.run(self._run_batch, batch)
+        self._lanes.run(self._run_batch, self._ended, batch)
         return taken
 
     def _fill(self) -> None:
@@ -225,10 +224,8 @@ class Batcher:
         self._filling = None
         self._lanes.want(self)
 
-    def _run_batch(self, batch: _Batch) -> None:
-        """On a lane's thread."""
-        scores: NDArray[np.float32] | Exception
-        seconds = 0.0
+    def _run_batch(self, batch: _Batch) -> tuple[NDArray[np.float32], float] | Exception:
+        """Scores [images, labels] and the seconds that they took; on a lane's thread."""
         try:
             pixels = np.stack([image.pixels for image in batch.images])
             began = time.perf_counter()
@@ -236,19 +233,19 @@ class Batcher:
             seconds = time.perf_counter() - began
             if scores.shape != (len(batch.images), self._label_count):
                 raise self._output_invalid(f"scores of shape {list(scores.shape)}")
+            return scores, seconds
         except Exception as error:  # noqa: BLE001  # whatever the runtime raises fails this batch and no other
-            scores = error
-        with contextlib.suppress(RuntimeError):  # the loop ended first: nobody waits any more
-            self._loop.call_soon_threadsafe(self._ended, batch, scores, seconds)
+            return error
 
-    def _ended(self, batch: _Batch, scores: NDArray[np.float32] | Exception, seconds: float) -> None:
+    def _ended(self, outcome: tuple[NDArray[np.float32], float] | Exception, batch: _Batch) -> None:
         self._batches.remove(batch)
-        if isinstance(scores, Exception):
-            self._note_failure(failed=not isinstance(scores, Refusal))
-            refusal = as_refusal(scores)
+        if isinstance(outcome, Exception):
+            self._note_failure(failed=not isinstance(outcome, Refusal))
+            refusal = as_refusal(outcome)
             for image in batch.images:
                 image.fail(refusal)
         else:
+            scores, seconds = outcome
             self._note_failure(failed=False)
             self.pace.observe_batch(len(batch.images), seconds, alone=batch.alone)
             self._metrics.inference_seconds.labels(self._model_id).observe(seconds)

@@ -1,14 +1,13 @@
 """The threads that decode: calls before streams, callers in turn, and nothing for a caller that has left."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from .fair_queue import FairQueue, Waiting
 from .places import Ticket
+from .workers import Workers
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,7 +25,7 @@ class Decoding:
     def __init__(self, threads: int) -> None:
         self._free = threads
         self._queue = FairQueue[_Encoded]()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads = Workers(threads, name="decode")
 
     async def decoded(self, ticket: Ticket, decode: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever `decode` gives
         """What `decode` gives, called on a thread when the turn of the ticket's caller comes.
@@ -42,31 +41,28 @@ class Decoding:
     def close(self) -> None:
         """Ends the threads; nothing may be asked any more."""
         self._queue.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _start(self) -> None:
         while self._free and len(self._queue):
             for image in self._queue.take(1):
                 self._free -= 1
-                self._threads.submit(self._decode, image, image.future.get_loop())
+                self._threads.do(_decoded, self._ended, image)
 
-    def _decode(self, image: _Encoded, loop: asyncio.AbstractEventLoop) -> None:
-        """On a thread."""
-        result: Any = None
-        failure: BaseException | None = None
-        try:
-            result = image.decode()
-        except BaseException as error:  # noqa: BLE001  # the caller's to judge
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop ended first: nobody waits any more
-            loop.call_soon_threadsafe(self._ended, image, result, failure)
-
-    def _ended(self, image: _Encoded, result: Any, failure: BaseException | None) -> None:  # noqa: ANN401  # as above
+    def _ended(self, outcome: Any, image: _Encoded) -> None:  # noqa: ANN401  # whatever `decode` gives
         self._free += 1
         if image.future.done():
             image.ticket.count_cancelled()
-        elif failure is not None:
-            image.future.set_exception(failure)
+        elif isinstance(outcome, BaseException):
+            image.future.set_exception(outcome)
         else:
-            image.future.set_result(result)
+            image.future.set_result(outcome)
         self._start()
+
+
+def _decoded(image: _Encoded) -> Any:  # noqa: ANN401  # as above
+    """What its `decode` gives, or raises; on a thread."""
+    try:
+        return image.decode()
+    except BaseException as error:  # noqa: BLE001  # the caller's to judge
+        return error

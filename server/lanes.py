@@ -3,9 +3,10 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from .workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Lanes:
         self._free = count
         self._taken: set[Taken] = set()
         self._wanting: deque[Queue] = deque()
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="run")
+        self._threads = Workers(count, name="run")
 
     @property
     def wanting_count(self) -> int:
@@ -85,9 +86,9 @@ class Lanes:
         if queue in self._wanting:
             self._wanting.remove(queue)
 
-    def run(self, work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401  # any work
-        """Does `work` on a lane's thread."""
-        self._threads.submit(work, *arguments)
+    def run(self, work: Callable[..., Any], then: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401  # any work
+        """Does `work` on a lane's thread, then `then` on the event loop, as `Workers.do`."""
+        self._threads.do(work, then, *arguments)
 
     def give_back(self, taken: Taken) -> None:
         """Takes back what a batch had that has ended."""
@@ -97,7 +98,7 @@ class Lanes:
 
     def close(self) -> None:
         """Ends the threads when what they run has ended."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _offer(self) -> None:
         not_started: list[Queue] = []

@@ -33,6 +33,22 @@ def image(number: int) -> np.ndarray:
     return np.full((2, 2, 3), number, np.uint8)
 
 
+OPEN: list[Lanes] = []
+
+
+def lanes_of(count: int = 1, **options: bool) -> Lanes:
+    """Lanes that are closed after the test."""
+    OPEN.append(Lanes(count, **options))
+    return OPEN[-1]
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 def arrangement(lane_count: int = 1, *, seconds: float = 0.001, batch: int = 4) -> Arrangement:
     """Batches of 4 alone; with more lanes than one, batches of `batch` side by side, each at that rate."""
     alone = Line(one_seconds=seconds, full_seconds=seconds * 4, image_count=4)
@@ -55,7 +71,7 @@ def batcher(
         label_count=2,
         limits=QueueLimits(**{**LIMITS, **limits}),
         pace=Pace(arranged or arrangement(seconds=seconds)),
-        lanes=lanes or Lanes(1),
+        lanes=lanes or lanes_of(),
         model_id=model_id,
         metrics=metrics or Metrics(),
     )
@@ -135,9 +151,9 @@ def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, brea
 
     async def story() -> None:
         lanes = {
-            "one lane": lambda: Lanes(1),
-            "three lanes": lambda: Lanes(3),
-            "one device": lambda: Lanes(2, one_device=True),
+            "one lane": lanes_of,
+            "three lanes": lambda: lanes_of(3),
+            "one device": lambda: lanes_of(2, one_device=True),
         }[where]()
         arranged = arrangement(3, batch=min(2, max_batch)) if where == "three lanes" else arrangement()
         queues = [
@@ -346,7 +362,7 @@ async def test_a_device_that_fails_every_batch_is_told():
         label_count=2,
         limits=QueueLimits(**LIMITS),
         pace=Pace(arrangement()),
-        lanes=Lanes(1),
+        lanes=lanes_of(),
         model_id="m",
         metrics=Metrics(),
         on_broken=lambda: told.append(queue.broken),
@@ -379,7 +395,7 @@ async def test_a_closing_queue_answers_what_it_accepted():
 async def test_a_lone_image_has_the_whole_device_and_many_have_lanes():
     """Nobody else there: it runs with all threads. What comes while it runs is shared out among the lanes."""
     held = Held()
-    queue = batcher(held, lanes=Lanes(2), arranged=arrangement(2, batch=2))
+    queue = batcher(held, lanes=lanes_of(2), arranged=arrangement(2, batch=2))
     tasks = [asyncio.create_task(classify(queue, 0))]
     await held.running()
     tasks += [asyncio.create_task(classify(queue, number)) for number in range(1, 8)]
@@ -395,7 +411,7 @@ async def test_a_lone_image_has_the_whole_device_and_many_have_lanes():
 async def test_few_images_use_all_lanes():
     """Two images that come together run on two lanes, not as one batch on one of them."""
     held = Held()
-    queue = batcher(held, lanes=Lanes(2), arranged=arrangement(2))
+    queue = batcher(held, lanes=lanes_of(2), arranged=arrangement(2))
     tickets = [queue.admit(1, lane=Lane.CALL) for _ in range(2)]
     tasks = [asyncio.create_task(queue.classify(ticket, image(5))) for ticket in tickets]
     await held.running(2)
@@ -410,7 +426,7 @@ async def test_few_images_use_all_lanes():
 
 async def test_a_full_batch_is_prepared_while_the_device_works():
     """On one device a second batch begins beside the first when it is full; one that could still grow waits."""
-    held, lanes = Held(), Lanes(2, one_device=True)
+    held, lanes = Held(), lanes_of(2, one_device=True)
     queue = batcher(held, lanes=lanes)
     tasks = [asyncio.create_task(classify(queue, 0))]
     await held.running()
@@ -458,7 +474,7 @@ async def test_the_last_places_are_for_newcomers():
 async def test_models_take_turns():
     """A model with one image does not wait for all of another's."""
     held = Held()
-    lanes = Lanes(1)
+    lanes = lanes_of()
     busy, calm = (batcher(held, lanes=lanes, max_batch=1, model_id=name) for name in ("busy", "calm"))
     tasks = [asyncio.create_task(classify(busy, 0))]
     await held.running()
