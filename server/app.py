@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,9 +22,11 @@ from .device import choose_device
 from .gate import Gate
 from .images import Images
 from .interceptors import CallInterceptor
+from .lanes import Lanes
 from .metrics import Metrics, MetricsPage
 from .model_service import ModelService
 from .models import Models
+from .pace import Pace
 from .places import QueueLimits
 from .repository import Repository
 from .session import Runtime, Session, read_file
@@ -53,11 +55,18 @@ class Server:
     """
 
     def __init__(
-        self, config: ServerConfig, *, models: Models, images: Images, metrics: Metrics, health_changed: asyncio.Event
+        self,
+        config: ServerConfig,
+        *,
+        models: Models,
+        images: Images,
+        lanes: Lanes,
+        metrics: Metrics,
+        health_changed: asyncio.Event,
     ) -> None:
         self.config, self.models, self.metrics = config, models, metrics
         self.listen = self.metrics_listen = ""
-        self._images, self._gate, self._health_changed = images, Gate(), health_changed
+        self._images, self._lanes, self._gate, self._health_changed = images, lanes, Gate(), health_changed
         self._health = health.aio.HealthServicer()
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,6 +161,7 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.models.close()
         self._images.close()
+        self._lanes.close()
         page, self._page = self._page, None
         if page is not None:
             await asyncio.to_thread(page.close)
@@ -194,16 +204,20 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         raise TraplineError(
             f"--models: {config.models} has no models; publish one with `trainer publish`, or start with --allow-empty"
         )
-    load = load or loader(config, repository)
+    device, threads = choose_device(config.device), thread_count(config.threads)
+    load = load or loader(config, repository, device=device)
     metrics, health_changed = Metrics(), asyncio.Event()
     limits = _limits(config)
+    # On a GPU one batch is prepared while another one runs; on the CPU each thread may run one.
+    lanes = Lanes(2, one_device=True) if device == "cuda" else Lanes(threads)
 
     def serve(model_id: str, session: Session) -> Batcher:
         return Batcher(
             session.run,
             label_count=session.label_count,
             limits=limits,
-            pace=session.pace,
+            pace=Pace(session.arrangement, decode_threads=threads),
+            lanes=lanes,
             model_id=model_id,
             metrics=metrics,
             on_broken=health_changed.set,
@@ -212,31 +226,28 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
     models = Models(repository, load=load, serve=serve, metrics=metrics, on_change=health_changed.set)
     images = Images(
         models,
-        decode_threads=thread_count(config.threads),
+        decode_threads=threads,
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,
         metrics=metrics,
     )
-    return Server(config, models=models, images=images, metrics=metrics, health_changed=health_changed)
+    return Server(config, models=models, images=images, lanes=lanes, metrics=metrics, health_changed=health_changed)
 
 
-def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int], Session]:
-    """What reads and warms up one version (id, version).
-
-    Raises:
-        TraplineError: CUDA is wanted and does not work.
-    """
-    threads = thread_count(config.threads)
+def loader(
+    config: ModelOptions, repository: Repository, *, device: Literal["cpu", "cuda"]
+) -> Callable[[str, int], Session]:
+    """What reads and warms up one version (id, version) on `device`."""
     runtime = Runtime(
-        device=choose_device(config.device),
-        threads=threads,
+        device=device,
+        threads=thread_count(config.threads),
         max_batch=config.max_batch,
         tf32=config.tf32,
         gpu_memory_bytes=config.gpu_memory_mib * MIB,
     )
 
     def load(model_id: str, version: int) -> Session:
-        return Session(read_file(repository.file(model_id, version)), runtime, decode_threads=threads)
+        return Session(read_file(repository.file(model_id, version)), runtime)
 
     return load
 

@@ -135,14 +135,14 @@ class HeldSession(Session):
         self.sizes.clear()
         self.began.clear()
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, *, alone: bool = True) -> np.ndarray:
         """The model's scores, when `held` lets them go."""
         self.sizes.append(len(pixels))
         self.began.set()
         self.held.wait()
         if self.failure is not None:
             raise self.failure
-        return super().run(pixels)
+        return super().run(pixels, alone=alone)
 
 
 @contextlib.asynccontextmanager
