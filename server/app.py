@@ -6,15 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from trapline.errors import TraplineError, UsageError
+from trapline.errors import TraplineError
 from trapline.processors import thread_count
 from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
 
-from .addresses import cannot_listen, check_free, joined, split
 from .batcher import Batcher
 from .classify_service import ClassifyService
 from .config import MIB, ModelOptions, ServerConfig
@@ -28,6 +26,8 @@ from .models import Models
 from .places import QueueLimits
 from .repository import Repository
 from .session import Runtime, Session, read_file
+from .transport import Door, Doors
+from .trial import try_out
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Server:
         models: The models served.
         listen: HOST:PORT that is served on, with the real port; empty before `start`.
         metrics_listen: HOST:PORT of the metrics page; empty where it is off.
+        doors: Every address of its gRPC.
     """
 
     def __init__(
@@ -61,18 +62,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self._gate, metrics)],
-            options=[
-                ("grpc.so_reuseport", 0),  # a port in use is an error, not half of the calls for each program
-                ("grpc.max_receive_message_length", config.max_message_mib * MIB),
-                ("grpc.max_concurrent_streams", 1000),
-                # Finds clients that vanished without a word, and lets clients look after theirs as often.
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ],
-        )
+        self.doors = Doors(config, calls=CallInterceptor(self._gate, metrics), metrics=metrics)
 
     async def start(self) -> None:
         """Binds, and answers health with NOT_SERVING; calls get MODEL_LOADING until `load` is done.
@@ -83,25 +73,13 @@ class Server:
         for service in READINESS:
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        window = max(32, 4 * self.config.max_batch)
-        classify_pb2_grpc.add_ClassifyServiceServicer_to_server(
-            ClassifyService(self._images, self._gate, stream_window=window), self._grpc
-        )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.config), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        if self.config.reflection:
-            names = (CLASSIFY_SERVICE, MODEL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._grpc)
-        check_free("--listen", self.config.listen)
-        try:
-            port = self._grpc.add_insecure_port(self.config.listen)
-        except RuntimeError as error:
-            raise UsageError(cannot_listen("--listen", self.config.listen, OSError(0, "refused"))) from error
+        for door in self.doors.all:
+            self._add_services(door)
         if self.config.metrics:
             self._page = MetricsPage(self.config.metrics, self.metrics)
             self.metrics_listen = self._page.address
-        await self._grpc.start()
-        self.listen = joined(split(self.config.listen)[0], port)
+        await self.doors.open()
+        self.listen = self.doors.main.address
         self._tasks.append(asyncio.create_task(self._tell_health()))
 
     async def load(self) -> None:
@@ -132,12 +110,12 @@ class Server:
         self._gate.close()
         # gRPC turns new calls away and tells clients to leave, while what is under way goes on.
         left = max(0.0, end - loop.time())
-        closing = asyncio.create_task(self._grpc.stop(left + 1))
+        closing = asyncio.create_task(self.doors.stop(left + 1))
         with contextlib.suppress(TimeoutError):  # what is then still under way is cut off, and counted
             await asyncio.wait_for(self._gate.empty(), left)
         cut_off = self._gate.call_count
         # Health watches never end by themselves: answers handed to gRPC get a moment to leave, then it closes.
-        await self._grpc.stop(None if cut_off else _FLUSH_SECONDS)
+        await self.doors.stop(None if cut_off else _FLUSH_SECONDS)
         await closing
         await self.stop()
         _log.info("event=drain_ended calls_cut_off=%d", cut_off)
@@ -146,7 +124,7 @@ class Server:
     async def stop(self) -> None:
         """Ends at once: calls under way are cancelled. A second time does nothing."""
         self._gate.close()
-        await self._grpc.stop(None)
+        await self.doors.stop(None)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -155,6 +133,22 @@ class Server:
         page, self._page = self._page, None
         if page is not None:
             await asyncio.to_thread(page.close)
+
+    def _add_services(self, door: Door) -> None:
+        """What an address serves: all but on `--admin` no classifying, and on `--health` health alone."""
+        names = [health.SERVICE_NAME]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, door.server)
+        if door is self.doors.health:
+            return
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.config), door.server)
+        names.append(MODEL_SERVICE)
+        if door is self.doors.main:
+            window = max(32, 4 * self.config.max_batch)
+            service = ClassifyService(self._images, self._gate, stream_window=window)
+            classify_pb2_grpc.add_ClassifyServiceServicer_to_server(service, door.server)
+            names.append(CLASSIFY_SERVICE)
+        if self.config.reflection:
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], door.server)
 
     async def _tell_health(self) -> None:
         while True:
@@ -236,7 +230,10 @@ def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int],
     )
 
     def load(model_id: str, version: int) -> Session:
-        return Session(read_file(repository.file(model_id, version)), runtime, decode_threads=threads)
+        content = read_file(repository.file(model_id, version))
+        if config.model_memory_mib:
+            try_out(content, max_batch=config.max_batch, threads=threads, memory_mib=config.model_memory_mib)
+        return Session(content, runtime, decode_threads=threads)
 
     return load
 

@@ -1,0 +1,94 @@
+"""A version is tried out in a process of its own, under a limit of memory, before this process loads it.
+
+A model file of a hundred bytes can ask for a tensor of 16 GiB, or crash the runtime: by a shape that only running it
+tells, so no look at the file finds it. In the trial it ends a process that serves nobody.
+"""
+
+import contextlib
+import json
+import logging
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from trapline.errors import ModelInvalid
+
+from .config import MIB
+
+_log = logging.getLogger(__name__)
+
+#: Longest trial, in seconds: a model may also run for ever.
+TRIAL_SECONDS = 600.0
+_PROGRAM = "from server.trial import main; main()"
+_WORST_SCORE = 1000
+# What the runtime and Python say where memory cannot be had.
+_OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "MemoryError", "length_error")
+
+
+def try_out(content: bytes, *, max_batch: int, threads: int, memory_mib: int) -> None:
+    """Loads a model file's bytes and runs its smallest and its largest batch on the CPU, in a process of its own.
+
+    Args:
+        content: The file.
+        max_batch: Images of the largest batch.
+        threads: Threads of a run.
+        memory_mib: What the process may have.
+
+    Raises:
+        ModelInvalid: The model cannot be served, does not fit, takes too long, or ends the process.
+    """
+    settings = json.dumps({"max_batch": max_batch, "threads": threads, "memory_mib": memory_mib})
+    # -P: what lies in the working folder is not imported.
+    command = [sys.executable, "-P", "-c", _PROGRAM, settings]
+    try:
+        ended = subprocess.run(command, input=content, capture_output=True, check=False, timeout=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ModelInvalid(
+            f"a trial of loading and running it took over {TRIAL_SECONDS:g} s; use a smaller model or --max-batch"
+        ) from error
+    if ended.returncode < 0:
+        raise ModelInvalid(
+            f"a trial of loading and running it under --model-memory-mib {memory_mib} was ended by signal "
+            f"{-ended.returncode}: it needs more memory, or the file harms the runtime; publish another"
+        )
+    if ended.returncode:
+        last = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise RuntimeError(f"the trial of a model did not run: {last}")
+    refused, cause = json.loads(ended.stdout)
+    if refused:
+        _log.warning("event=trial_refused cause=%s", cause)
+        raise ModelInvalid(refused)
+
+
+def main() -> None:
+    """The process of the trial: the model comes by standard input, and why it is refused goes to standard output."""
+    settings = json.loads(sys.argv[1])
+    with contextlib.suppress(OSError):
+        # Where memory runs out after all, the kernel ends this process and not the one that serves.
+        Path("/proc/self/oom_score_adj").write_text(str(_WORST_SCORE), encoding="ascii")
+    from .session import Runtime, Session
+
+    content = sys.stdin.buffer.read()
+    limit = settings["memory_mib"] * MIB
+    # RLIMIT_DATA counts what is private and can be written, not the libraries' code nor mere reservations.
+    for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CORE):
+        soft = limit if kind == resource.RLIMIT_DATA else 0
+        resource.setrlimit(kind, (soft, resource.getrlimit(kind)[1]))
+    refused, cause = "", ""
+    try:
+        Session(content, Runtime(device="cpu", threads=settings["threads"], max_batch=settings["max_batch"]))
+    except (ModelInvalid, MemoryError) as error:
+        cause = repr(error.__cause__ or error)
+        refused = _lacks_memory(cause, settings["memory_mib"]) or str(error)
+    print(json.dumps([refused, cause]))
+
+
+def _lacks_memory(cause: str, memory_mib: int) -> str:
+    """The sentence for a model that got too little memory; empty where `cause` is something else."""
+    if not any(mark in cause for mark in _OUT_OF_MEMORY):
+        return ""
+    return (
+        f"it needs more than the {memory_mib:,} MiB of --model-memory-mib to load and to run a largest batch; "
+        "use a smaller model or --max-batch, or raise the limit"
+    )
