@@ -11,15 +11,15 @@ from grpc_reflection.v1alpha import reflection
 
 from trapline.errors import TraplineError
 from trapline.processors import thread_count
-from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
+from trapline.v1 import classify_pb2_grpc, model_pb2_grpc
 
+from .authentication import CLASSIFY_SERVICE, HEALTH_SERVICE, MODEL_SERVICE, REFLECTION_SERVICE
 from .batcher import Batcher
 from .classify_service import ClassifyService
 from .config import MIB, ModelOptions, ServerConfig
 from .device import choose_device
 from .gate import Gate
 from .images import Images
-from .interceptors import CallInterceptor
 from .metrics import Metrics, MetricsPage
 from .model_service import ModelService
 from .models import Models
@@ -31,8 +31,6 @@ from .trial import try_out
 
 _log = logging.getLogger(__name__)
 
-CLASSIFY_SERVICE = classify_pb2.DESCRIPTOR.services_by_name["ClassifyService"].full_name
-MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 #: Health services that say whether work can be taken, and the one that says whether the process is well.
 READINESS, LIVENESS = ("", CLASSIFY_SERVICE), "liveness"
 #: How often `--watch` looks into the repository.
@@ -62,7 +60,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.doors = Doors(config, calls=CallInterceptor(self._gate, metrics), metrics=metrics)
+        self.doors = Doors(config, gate=self._gate, metrics=metrics)
 
     async def start(self) -> None:
         """Binds, and answers health with NOT_SERVING; calls get MODEL_LOADING until `load` is done.
@@ -136,7 +134,7 @@ class Server:
 
     def _add_services(self, door: Door) -> None:
         """What an address serves: all but on `--admin` no classifying, and on `--health` health alone."""
-        names = [health.SERVICE_NAME]
+        names = [HEALTH_SERVICE, REFLECTION_SERVICE]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, door.server)
         if door is self.doors.health:
             return
@@ -148,7 +146,7 @@ class Server:
             classify_pb2_grpc.add_ClassifyServiceServicer_to_server(service, door.server)
             names.append(CLASSIFY_SERVICE)
         if self.config.reflection:
-            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], door.server)
+            reflection.enable_server_reflection(names, door.server)
 
     async def _tell_health(self) -> None:
         while True:

@@ -23,9 +23,11 @@ from .interceptors import CallInterceptor
 from .metrics import Metrics
 from .watched import Watched
 
-_MODEL_SERVICE = "/trapline.v1.ModelService/"
-_CLASSIFY_SERVICE = "/trapline.v1.ClassifyService/"
-RELOAD_MODEL = f"{_MODEL_SERVICE}ReloadModel"
+CLASSIFY_SERVICE = "trapline.v1.ClassifyService"
+MODEL_SERVICE = "trapline.v1.ModelService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+REFLECTION_SERVICE = "grpc.reflection.v1alpha.ServerReflection"
+RELOAD_MODEL = f"/{MODEL_SERVICE}/ReloadModel"
 
 
 class Access(Enum):
@@ -39,16 +41,22 @@ class Access(Enum):
 #: Health is open: probes have no tokens, and it tells nothing but whether work can be taken. Reflection is not: it is
 #: for people, who have one.
 ACCESS: Mapping[str, Access] = {
-    "/grpc.health.v1.Health/Check": Access.OPEN,
-    "/grpc.health.v1.Health/Watch": Access.OPEN,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access.CALLER,
-    f"{_CLASSIFY_SERVICE}Classify": Access.CALLER,
-    f"{_CLASSIFY_SERVICE}BatchClassify": Access.CALLER,
-    f"{_CLASSIFY_SERVICE}StreamClassify": Access.CALLER,
-    f"{_MODEL_SERVICE}GetModel": Access.CALLER,
-    f"{_MODEL_SERVICE}ListModels": Access.CALLER,
+    f"/{HEALTH_SERVICE}/Check": Access.OPEN,
+    f"/{HEALTH_SERVICE}/Watch": Access.OPEN,
+    f"/{REFLECTION_SERVICE}/ServerReflectionInfo": Access.CALLER,
+    f"/{CLASSIFY_SERVICE}/Classify": Access.CALLER,
+    f"/{CLASSIFY_SERVICE}/BatchClassify": Access.CALLER,
+    f"/{CLASSIFY_SERVICE}/StreamClassify": Access.CALLER,
+    f"/{MODEL_SERVICE}/GetModel": Access.CALLER,
+    f"/{MODEL_SERVICE}/ListModels": Access.CALLER,
     RELOAD_MODEL: Access.ADMIN,
 }
+
+
+def access_of(*services: str) -> Mapping[str, Access]:
+    """The part of `ACCESS` that belongs to the services of these full names."""
+    return {method: access for method, access in ACCESS.items() if method.split("/")[1] in services}
+
 
 _Digests = tuple[tuple[str, bytes], ...]
 
@@ -70,8 +78,8 @@ class Tokens:
                 read = _reader(path, flag)
                 self._files[access] = Watched(f"{access.value}_tokens", [path], read=read, metrics=metrics)
 
-    def admit(self, method: str, metadata: Any) -> None:  # noqa: ANN401  # gRPC's pairs of key and value
-        """Lets a call of `method` in; the log's `caller` then names its token.
+    def admit(self, method: str, access: Access, metadata: Any) -> None:  # noqa: ANN401  # gRPC's pairs of key and value
+        """Lets a call of `method`, which has `access`, in; the log's `caller` then names its token.
 
         A method of callers takes an admin's token too. A method of admins takes a caller's where there is no file of
         admins' tokens. A kind of caller that has no file is not asked for a token.
@@ -80,7 +88,6 @@ class Tokens:
             TokenInvalid: The call needs a token, and has none that is good.
             MethodNotAllowed: Its token is good, but not for this method.
         """
-        access = ACCESS.get(method, Access.CALLER)
         wanted = Access.CALLER if access is Access.ADMIN and Access.ADMIN not in self._files else access
         if wanted not in self._files:
             return
@@ -105,11 +112,19 @@ class Authentication(grpc.aio.ServerInterceptor):
     Args:
         calls: Counts and logs what is refused like any other call.
         tokens: Those that are good.
-        elsewhere: Methods that another address of this server serves.
+        access: The methods of this address, with who may call each.
+        elsewhere: Those of them that another address serves in its place.
     """
 
-    def __init__(self, calls: CallInterceptor, tokens: Tokens, *, elsewhere: frozenset[str] = frozenset()) -> None:
-        self._calls, self._tokens, self._elsewhere = calls, tokens, elsewhere
+    def __init__(
+        self,
+        calls: CallInterceptor,
+        tokens: Tokens,
+        *,
+        access: Mapping[str, Access],
+        elsewhere: frozenset[str] = frozenset(),
+    ) -> None:
+        self._calls, self._tokens, self._access, self._elsewhere = calls, tokens, access, elsewhere
 
     async def intercept_service(
         self,
@@ -119,15 +134,16 @@ class Authentication(grpc.aio.ServerInterceptor):
         """The method's handler; one that refuses; or None, which gRPC answers with UNIMPLEMENTED."""
         method = handler_call_details.method
         try:
-            self._tokens.admit(method, handler_call_details.invocation_metadata)
+            access = self._access.get(method, Access.CALLER)
+            self._tokens.admit(method, access, handler_call_details.invocation_metadata)
             if method in self._elsewhere:
                 raise MethodNotAllowed(
                     f"{_short(method)} is not served at this address; call the server's admin address",
                     method=_short(method),
                 )
         except Refusal as refusal:
-            return self._calls.refusing(_short(method) if method in ACCESS else "unknown", refusal)
-        return await continuation(handler_call_details) if method in ACCESS else None
+            return self._calls.refusing(_short(method) if method in self._access else "unknown", refusal)
+        return await continuation(handler_call_details) if method in self._access else None
 
 
 def _reader(path: Path, flag: str) -> Callable[[], _Digests]:

@@ -10,8 +10,18 @@ from trapline.credentials import read_authorities, read_pair
 from trapline.errors import UsageError
 
 from .addresses import cannot_listen, check_free, joined, split
-from .authentication import RELOAD_MODEL, Authentication, Tokens
+from .authentication import (
+    CLASSIFY_SERVICE,
+    HEALTH_SERVICE,
+    MODEL_SERVICE,
+    REFLECTION_SERVICE,
+    RELOAD_MODEL,
+    Authentication,
+    Tokens,
+    access_of,
+)
 from .config import MIB, ServerConfig
+from .gate import Gate
 from .interceptors import CallInterceptor
 from .metrics import Metrics
 from .watched import Watched
@@ -44,7 +54,6 @@ class Door:
         Raises:
             UsageError: It cannot be had.
         """
-        check_free(self.flag, self.wanted)
         try:
             if self.credentials is None:
                 port = self.server.add_insecure_port(self.wanted)
@@ -60,7 +69,7 @@ class Doors:
 
     Args:
         config: Which there are, and how they are guarded.
-        calls: Goes around every call, whatever address it comes by.
+        gate: Counts the calls under way, whatever address they come by.
         metrics: Where to count.
 
     Raises:
@@ -72,19 +81,24 @@ class Doors:
         health: `--health`; None where it is not asked for.
     """
 
-    def __init__(self, config: ServerConfig, *, calls: CallInterceptor, metrics: Metrics) -> None:
+    def __init__(self, config: ServerConfig, *, gate: Gate, metrics: Metrics) -> None:
         credentials, tokens = _credentials(config, metrics), Tokens(config, metrics)
 
-        def door(flag: str, wanted: str, *, tls: bool = True, elsewhere: frozenset[str] = frozenset()) -> Door:
-            interceptors = [Authentication(calls, tokens, elsewhere=elsewhere), calls]
+        def door(
+            flag: str, wanted: str, *services: str, tls: bool = True, elsewhere: frozenset[str] = frozenset()
+        ) -> Door:
+            calls = CallInterceptor(gate, metrics)
+            authentication = Authentication(calls, tokens, access=access_of(*services), elsewhere=elsewhere)
+            interceptors = [authentication, calls]
             server = grpc.aio.server(interceptors=interceptors, options=_options(config))
             return Door(flag=flag, wanted=wanted, server=server, credentials=credentials if tls else None)
 
         elsewhere = frozenset({RELOAD_MODEL}) if config.admin else frozenset[str]()
-        self.main = door("--listen", config.listen, elsewhere=elsewhere)
-        self.admin = door("--admin", config.admin) if config.admin else None
+        telling = (HEALTH_SERVICE, MODEL_SERVICE, REFLECTION_SERVICE)
+        self.main = door("--listen", config.listen, CLASSIFY_SERVICE, *telling, elsewhere=elsewhere)
+        self.admin = door("--admin", config.admin, *telling) if config.admin else None
         # The kubelet's probes speak no TLS.
-        self.health = door("--health", config.health, tls=False) if config.health else None
+        self.health = door("--health", config.health, HEALTH_SERVICE, tls=False) if config.health else None
         self.all = [each for each in (self.main, self.admin, self.health) if each is not None]
 
     async def open(self) -> None:
@@ -93,6 +107,8 @@ class Doors:
         Raises:
             UsageError: One cannot be had; none is served on then.
         """
+        for door in self.all:
+            check_free(door.flag, door.wanted)
         for door in self.all:
             door.bind()
         for door in self.all:
