@@ -30,7 +30,7 @@ _HANDSHAKES = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not of a CA that is trusted here; name that CA's with --tls-ca",
     "Hostname Verification Check failed": "its certificate is for another name; call it by a name in the certificate",
 }
-_CLOSED = ("failed to connect", "Socket closed")
+_CLOSED = ("last error", "Socket closed")
 
 
 @dataclass(frozen=True, kw_only=True)

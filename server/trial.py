@@ -54,6 +54,8 @@ def try_out(content: bytes, *, max_batch: int, threads: int, memory_mib: int) ->
         )
     if ended.returncode:
         last = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        if sentence := _lacks_memory(last, memory_mib):
+            raise ModelInvalid(sentence)
         raise RuntimeError(f"the trial of a model did not run: {last}")
     refused, cause = json.loads(ended.stdout)
     if refused:
@@ -67,6 +69,8 @@ def main() -> None:
     with contextlib.suppress(OSError):
         # Where memory runs out after all, the kernel ends this process and not the one that serves.
         Path("/proc/self/oom_score_adj").write_text(str(_WORST_SCORE), encoding="ascii")
+    import onnxruntime  # noqa: F401  # before the limit, which is the model's
+
     from .session import Runtime, Session
 
     content = sys.stdin.buffer.read()
