@@ -3,17 +3,16 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 from trapline.errors import TraplineError
 from trapline.processors import thread_count
-from trapline.v1 import classify_pb2_grpc, model_pb2_grpc
 
-from .authentication import CLASSIFY_SERVICE, HEALTH_SERVICE, MODEL_SERVICE, REFLECTION_SERVICE
+from .authentication import CLASSIFY_SERVICE
 from .batcher import Batcher
 from .classify_service import ClassifyService
 from .config import MIB, ModelOptions, ServerConfig
@@ -25,8 +24,9 @@ from .model_service import ModelService
 from .models import Models
 from .places import QueueLimits
 from .repository import Repository
+from .services import add_services
 from .session import Runtime, Session, read_file
-from .transport import Door, Doors
+from .transport import Doors
 from .trial import try_out
 
 _log = logging.getLogger(__name__)
@@ -52,11 +52,18 @@ class Server:
     """
 
     def __init__(
-        self, config: ServerConfig, *, models: Models, images: Images, metrics: Metrics, health_changed: asyncio.Event
+        self,
+        config: ServerConfig,
+        *,
+        models: Models,
+        images: Images,
+        metrics: Metrics,
+        health_changed: asyncio.Event,
+        stopping: threading.Event,
     ) -> None:
         self.config, self.models, self.metrics = config, models, metrics
         self.listen = self.metrics_listen = ""
-        self._images, self._gate, self._health_changed = images, Gate(), health_changed
+        self._images, self._gate, self._health_changed, self._stopping = images, Gate(), health_changed, stopping
         self._health = health.aio.HealthServicer()
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,8 +78,12 @@ class Server:
         for service in READINESS:
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        for door in self.doors.all:
-            self._add_services(door)
+        window = max(32, 4 * self.config.max_batch)
+        classify = ClassifyService(self._images, self._gate, stream_window=window)
+        models = ModelService(self.models, self.config)
+        add_services(
+            self.doors, classify=classify, models=models, health=self._health, reflected=self.config.reflection
+        )
         if self.config.metrics:
             self._page = MetricsPage(self.config.metrics, self.metrics)
             self.metrics_listen = self._page.address
@@ -126,27 +137,12 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping.set()
         await self.models.close()
         self._images.close()
         page, self._page = self._page, None
         if page is not None:
             await asyncio.to_thread(page.close)
-
-    def _add_services(self, door: Door) -> None:
-        """What an address serves: all but on `--admin` no classifying, and on `--health` health alone."""
-        names = [HEALTH_SERVICE, REFLECTION_SERVICE]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, door.server)
-        if door is self.doors.health:
-            return
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.config), door.server)
-        names.append(MODEL_SERVICE)
-        if door is self.doors.main:
-            window = max(32, 4 * self.config.max_batch)
-            service = ClassifyService(self._images, self._gate, stream_window=window)
-            classify_pb2_grpc.add_ClassifyServiceServicer_to_server(service, door.server)
-            names.append(CLASSIFY_SERVICE)
-        if self.config.reflection:
-            reflection.enable_server_reflection(names, door.server)
 
     async def _tell_health(self) -> None:
         while True:
@@ -186,7 +182,8 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         raise TraplineError(
             f"--models: {config.models} has no models; publish one with `trainer publish`, or start with --allow-empty"
         )
-    load = load or loader(config, repository)
+    stopping = threading.Event()
+    load = load or loader(config, repository, stopping)
     metrics, health_changed = Metrics(), asyncio.Event()
     limits = _limits(config)
 
@@ -209,11 +206,15 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         max_image_pixels=config.max_image_pixels,
         metrics=metrics,
     )
-    return Server(config, models=models, images=images, metrics=metrics, health_changed=health_changed)
+    return Server(
+        config, models=models, images=images, metrics=metrics, health_changed=health_changed, stopping=stopping
+    )
 
 
-def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int], Session]:
-    """What reads and warms up one version (id, version).
+def loader(
+    config: ModelOptions, repository: Repository, stopping: threading.Event | None = None
+) -> Callable[[str, int], Session]:
+    """What tries out, reads and warms up one version (id, version); a trial ends where `stopping` is set.
 
     Raises:
         TraplineError: CUDA is wanted and does not work.
@@ -230,7 +231,8 @@ def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int],
     def load(model_id: str, version: int) -> Session:
         content = read_file(repository.file(model_id, version))
         if config.model_memory_mib:
-            try_out(content, max_batch=config.max_batch, threads=threads, memory_mib=config.model_memory_mib)
+            limits = {"max_batch": config.max_batch, "threads": threads, "memory_mib": config.model_memory_mib}
+            try_out(content, **limits, stopping=stopping)
         return Session(content, runtime, decode_threads=threads)
 
     return load

@@ -67,7 +67,7 @@ def test_help_imports_nothing_slow():
 
 def test_check_tells_of_every_model(kit, models):
     """One line a model; exit 0 where every newest version serves, 1 where one does not."""
-    ended = server("check", "--models", str(models), "--device", "cpu")
+    ended = server("check", "--models", str(models), "--device", "cpu", "--model-memory-mib", "0")
     assert (ended.returncode, ended.stderr) == (0, "")
     line = ended.stdout
     for part in ("colours version 1: ok", "labels=3", "input=32x32", "fit=stretch", "CPUExecutionProvider", "digest="):
@@ -75,7 +75,7 @@ def test_check_tells_of_every_model(kit, models):
     kit.publish(models, "colours", 2, b"junk")
     kit.publish(models, "worse", 1, b"junk")
     (models / "empty").mkdir()
-    ended = server("check", "--models", str(models), "--device", "cpu")
+    ended = server("check", "--models", str(models), "--device", "cpu", "--model-memory-mib", "0")
     assert ended.returncode == 1
     lines = ended.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["colours version 1", "empty", "worse"]

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from server.trial import try_out
-from trapline.errors import ModelInvalid, from_rpc_error, reason_name
+from trapline.errors import ModelInvalid, ShuttingDown, from_rpc_error, reason_name
 from trapline.v1 import model_pb2
 
 NAME = "models/colours"
@@ -112,6 +113,16 @@ def test_a_trial_that_does_not_end_is_ended(kit, monkeypatch):
     monkeypatch.setattr("server.trial.TRIAL_SECONDS", 0.01)
     with pytest.raises(ModelInvalid, match=r"took over 0\.01 s"):
         try_out(kit.model_bytes(), max_batch=2, threads=1, memory_mib=1024)
+
+
+def test_a_trial_ends_with_its_server(kit):
+    """A server that stops does not wait for a trial, and leaves no process of it behind."""
+    stopping = threading.Event()
+    stopping.set()
+    with pytest.raises(ShuttingDown):
+        try_out(kit.model_bytes(work=200), max_batch=64, threads=1, memory_mib=4096, stopping=stopping)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_trial_that_the_kernel_ends_is_a_refusal(kit, monkeypatch):
