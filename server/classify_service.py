@@ -11,6 +11,7 @@ import grpc.aio
 from trapline.errors import RequestInvalid
 from trapline.v1 import classify_pb2, classify_pb2_grpc
 
+from .caller import turns_of
 from .gate import Gate
 from .images import Admitted, Images, error_result
 from .model_service import MAX_REQUEST_IMAGES
@@ -36,7 +37,7 @@ class ClassifyService(classify_pb2_grpc.ClassifyServiceServicer):
     ) -> classify_pb2.ClassifyResponse:
         """One image's answer, or a Refusal; QUEUE_FULL at once where there is no room."""
         return await self._images.answer(
-            self._images.admit(request, caller=context.peer(), deadline=_deadline(context))
+            self._images.admit(request, caller=turns_of(context), deadline=_deadline(context))
         )
 
     async def BatchClassify(  # noqa: N802  # the method's name in the contract
@@ -51,7 +52,7 @@ class ClassifyService(classify_pb2_grpc.ClassifyServiceServicer):
         if not 1 <= count <= MAX_REQUEST_IMAGES:
             description = f"must be 1 to {MAX_REQUEST_IMAGES} images, not {count}; send several calls, or a stream"
             raise RequestInvalid(f"requests {description}", violations={"requests": description})
-        admit = partial(self._images.admit, caller=context.peer(), deadline=_deadline(context), waits={})
+        admit = partial(self._images.admit, caller=turns_of(context), deadline=_deadline(context), waits={})
         results = await asyncio.gather(*[self._started(admit, item) for item in request.requests])
         return classify_pb2.BatchClassifyResponse(results=results)
 
@@ -62,7 +63,7 @@ class ClassifyService(classify_pb2_grpc.ClassifyServiceServicer):
     ) -> None:
         """Answers images as they are ready, until the client half-closes or the server drains."""
         stream = Stream(
-            self._images, self._gate, window=self._stream_window, caller=context.peer(), deadline=_deadline(context)
+            self._images, self._gate, window=self._stream_window, caller=turns_of(context), deadline=_deadline(context)
         )
         await stream.serve(request_iterator, context.write)
 

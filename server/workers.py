@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Workers:
-    """A fixed number of threads; to be made, and given work, on the event loop's own.
+    """A fixed number of threads, started with the first work; to be made, and given it, on the event loop's own.
 
     `ThreadPoolExecutor` makes a future with a lock for each piece of work and wakes the loop for each result; this is
     several times cheaper, and wakes the loop once for all results that it has not seen yet.
@@ -25,9 +25,8 @@ class Workers:
         self._work: SimpleQueue[tuple[Callable[..., Any], Callable[..., None], tuple[Any, ...]] | None] = SimpleQueue()
         self._results = deque[tuple[Callable[..., None], Any, tuple[Any, ...]]]()
         self._is_woken = False
-        self._threads = [threading.Thread(target=self._serve, name=f"{name}-{number}") for number in range(count)]
-        for thread in self._threads:
-            thread.start()
+        self._count, self._name = count, name
+        self._threads: list[threading.Thread] = []
 
     def do(self, work: Callable[..., Any], then: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401  # any work
         """Calls `work(*arguments)` on a thread, then `then(result, *arguments)` on the event loop.
@@ -35,6 +34,12 @@ class Workers:
         `work` must not raise.
         """
         self._work.put((work, then, arguments))
+        if not self._threads:
+            self._threads = [
+                threading.Thread(target=self._serve, name=f"{self._name}-{number}") for number in range(self._count)
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def close(self) -> None:
         """Ends the threads when what they do has ended; without it the process never ends.
