@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from splits import TOP, Divided
+if TYPE_CHECKING:
+    from splits import Divided
 
+TOP = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 
 
@@ -42,7 +44,7 @@ class Rows:
         """The row with all items of `wanted`."""
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
-    def add(self, identity: Row, row: Row, divided: Divided | None = None) -> None:
+    def add(self, identity: Row, row: Row, divided: "Divided | None" = None) -> None:
         """Keeps a run; one of the same identity before it stays in the file as superseded.
 
         Args:

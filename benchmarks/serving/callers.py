@@ -243,7 +243,7 @@ def _reason(status: Any) -> str:  # noqa: ANN401  # google.rpc.Status has no typ
 def _named(refusal: Any) -> str:  # noqa: ANN401  # a Refusal, imported where it is needed
     from trapline.v1.error_reason_pb2 import ErrorReason
 
-    reason = f" {ErrorReason.Name(refusal.reason)}" if refusal.reason else ""
+    reason = f" {ErrorReason.Name(refusal.reason).removeprefix('ERROR_REASON_')}" if refusal.reason else ""
     return f"{refusal.code.name}{reason}"
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 PEERS = {
     "litserve": ("litserve==0.2.19", "python-multipart==0.0.34"),
     "bentoml": ("bentoml==1.4.39",),
-    "mlserver": ("mlserver==1.7.1",),
+    # Its worker processes ask for the current event loop, which newer ones of uvloop no longer make.
+    "mlserver": ("mlserver==1.7.1", "uvloop==0.21.0"),
     "mosec": ("mosec==0.9.8",),
     "pytriton": ("nvidia-pytriton==0.7.0",),
     "ray": ("ray[serve]==2.60.0",),

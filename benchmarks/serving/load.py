@@ -143,7 +143,7 @@ class Generator:
         accounts = [asyncio.create_task(self._account(moment)) for moment in (began, end)]
         if load.per_second:
             tasks = await self.open(tally, end)
-            await asyncio.gather(*tasks, self._recover(recovery, end))
+            await asyncio.gather(*tasks, self._recover(recovery))
         else:
             await self.closed(tally, end)
         (since, before), (until, after) = await asyncio.gather(*accounts)
@@ -151,8 +151,9 @@ class Generator:
         row |= after.since(before, seconds=until - since, images=row["images"])
         return row | {"recovery": [[ended - end, took, outcome] for ended, took, outcome in recovery.calls]}
 
-    async def _recover(self, tally: Tally, end: float) -> None:
-        while time.perf_counter() < end + self._load.recovery_seconds:
+    async def _recover(self, tally: Tally) -> None:
+        end = time.perf_counter() + self._load.recovery_seconds
+        while time.perf_counter() < end:
             if await self.call(tally) != OK:
                 await asyncio.sleep(_PAUSE_SECONDS)
 

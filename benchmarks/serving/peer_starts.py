@@ -70,7 +70,7 @@ def _ray(place: Place) -> Start:
         command=[place.python, ROOM / "ray_server.py"],
         protocol="http-raw",
         target=f"{place.url}/",
-        environment={"RAY_USAGE_STATS_ENABLED": "0"},
+        environment={"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
     )
 
 
