@@ -20,11 +20,11 @@ from typing import Any, Self
 from preprocess import hardware
 from processes import stop_on_terminate
 from rows import commit
-from serve import own_versions, result_path
 from serving.assets import Assets, assets, null_model, null_photos, photos, random_model
 from serving.figures import REFUSAL_SECONDS, dead_share, overload_budget, seconds_until_normal
 from serving.levels import LevelFailed, level, load_of
 from serving.load import OK, REFUSED
+from serving.recorded import own_versions, result_path
 from serving.server_metrics import Counted, counted
 from serving.servers import TOP, Running, Wanted, running
 

@@ -25,10 +25,10 @@ from overload import made_assets
 from preprocess import hardware
 from processes import stop_on_terminate
 from rows import commit
-from serve import own_versions, result_path
 from serving.assets import Assets, label_ids, second_version
 from serving.fleet import Fleet, NotReady
 from serving.levels import LevelFailed, level, load_of
+from serving.recorded import own_versions, result_path
 from serving.servers import Wanted, repository
 from serving.traffic import Traffic
 

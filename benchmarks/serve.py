@@ -6,9 +6,7 @@ repetition, alone on the machine with the load generator. What is compared and h
 """
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import re
 import sys
 import tempfile
@@ -21,16 +19,16 @@ from preprocess import hardware
 from processes import stop_on_terminate
 from rows import Row, Rows
 from serving.assets import Assets, assets, int8_model, null_model, null_photos, photos, random_model
-from serving.environments import PEERS, NotInstalled, python_of, versions
+from serving.environments import PEERS, NotInstalled
 from serving.figures import MOST_FOREIGN_CORES, combined_ceiling
 from serving.levels import RETRIES, LevelFailed, bare_rates, generator, level, load_of
 from serving.page import page
-from serving.peer_starts import NAMES, WORKERS
+from serving.peer_starts import NAMES
+from serving.recorded import own_versions, peer_versions, result_path
 from serving.servers import TOP, Running, Wanted, running
 
 from trapline.processors import thread_count
 
-RESULTS = Path(__file__).parent / "results"
 #: Images in flight on one stream.
 IN_FLIGHT = 32
 #: Peers keep whatever queue builds up, so for this comparison Trapline's bound on the wait is out of the way as well.
@@ -201,34 +199,6 @@ def said(row: Row) -> str:
     )
 
 
-def result_path(name: str, machine: dict[str, Any]) -> Path:
-    """Where a result of this month on this machine lies."""
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['cores']} cores".lower()).strip("-")
-    return RESULTS / f"{name}_{slug}_{time.strftime('%Y-%m')}.json"
-
-
-def own_versions() -> dict[str, str]:
-    """What Trapline runs with."""
-    names = ("trapline", "grpcio", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu")
-    have = {each.metadata["Name"].lower() for each in importlib.metadata.distributions()}
-    found = {name: importlib.metadata.version(name) for name in names if name in have}
-    return {"python": platform.python_version(), **found}
-
-
-def peer_versions(arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """Versions in each environment that could be made, the generator's with them; makes those that are missing."""
-    found = {}
-    for name in [*dict.fromkeys(peer.removesuffix(WORKERS) for peer in arguments.peers), "generator"]:
-        try:
-            python_of(name, arguments.work)
-            found[name] = versions(name, arguments.work)
-        except NotInstalled as failed:
-            if name == "generator":
-                raise SystemExit(str(failed)) from failed
-            print(f"{failed}", file=sys.stderr, flush=True)
-    return found
-
-
 def options() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -283,7 +253,7 @@ def main() -> None:
         rows.content["hardware"] = machine
         rows.content["versions"] = rows.content.get("versions", {}) | {"trapline": own_versions()}
         if arguments.peers:
-            rows.content["versions"] |= peer_versions(arguments)
+            rows.content["versions"] |= peer_versions(arguments.peers, arguments.work)
         with tempfile.TemporaryDirectory() as folder:
             made = made_assets(arguments, Path(folder))
             rows.content["photos"] = made["fp32"].photos_said

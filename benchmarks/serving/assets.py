@@ -149,8 +149,11 @@ def int8_model(source: Path, files: list[Path], path: Path) -> None:
             file = next(self.left, None)
             return None if file is None else {INPUT_NAME: scaled(file.read_bytes(), image_px)[None]}
 
+    # Puts every weight and bias where the quantiser looks for them, and folds what is constant.
+    prepared = path.with_suffix(".prepared.onnx")
+    quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
     quantization.quantize_static(
-        source,
+        prepared,
         path,
         Photos(),
         quant_format=quantization.QuantFormat.QDQ,

@@ -42,7 +42,7 @@ def python_of(name: str, work: Path) -> Path:
         uv = [sys.executable, "-m", "uv", "--quiet"]
         for command in (
             [*uv, "venv", "--clear", "--python", sys.executable, folder],
-            [*uv, "pip", "install", "--python", python, *packages],
+            [*uv, "pip", "install", "--compile-bytecode", "--python", python, *packages],
         ):
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:
@@ -71,7 +71,7 @@ def clean_environment() -> dict[str, str]:
     """This process's variables, without those that would lead a peer's interpreter here."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     # With a GPU in the machine, too, the comparison is of processors.
-    return kept | {"CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def _same() -> list[str]:
