@@ -166,6 +166,7 @@ def one_level(server: Running, identity: Row, arguments: argparse.Namespace, pyt
         callers=identity["callers"],
         seconds=arguments.seconds,
         warm_seconds=arguments.warm_seconds,
+        ready_seconds=arguments.ready_seconds,
     )
     try:
         row = level(load, python)
@@ -218,6 +219,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=15, help="of a level, that count")
     parser.add_argument("--warm-seconds", type=float, default=4, help="of the same load before them")
+    parser.add_argument("--ready-seconds", type=float, default=120, help="until a server's first right answer, at most")
     parser.add_argument("--bare-seconds", type=float, default=0.8, help="for each figure of the ceilings")
     parser.add_argument("--retries", type=int, default=RETRIES, help="more tries of a level that others disturbed")
     parser.add_argument("--json", type=Path, help="file for the rows; default: under results/; the page lies beside it")
