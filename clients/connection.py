@@ -157,7 +157,8 @@ class Connection:
 
 def is_worth_retrying(refusal: Refusal) -> bool:
     """Whether the same request may succeed a little later."""
-    retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    # CANCELLED is none of our own: a server that stops says so of a call that it had not begun yet.
+    retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
     return refusal.code in retryable or refusal.reason == ErrorReason.ERROR_REASON_QUEUE_FULL
 
 
