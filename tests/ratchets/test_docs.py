@@ -17,6 +17,7 @@ VALUES = {
     "learning-rate": "0.5", "listen": "there:1", "max-queue-mib": "512", "metrics": "there:2", "model": "some",
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
+    "precision": "int8",
 }  # fmt: skip
 
 #: Option names as people type them. An option may be added; one that was released is never renamed or taken away.
@@ -31,6 +32,7 @@ FROZEN = {
     "--fit --group-by --groups --image-px --label-smoothing --mixup --optimizer --out --rotation-degrees "
     "--seed --test-share --val-share --views --weight-decay --weights DATA",
     "trainer evaluate": "MODEL DATA --json",
+    "trainer export": "RUN --cache-dir --cache-gib --data --model-id --precision --publish",
     "trainer publish": "MODEL MODELS --model-id",
     "trainer cache list": "--cache-dir",
     "trainer cache clear": "--cache-dir --older-than-days",
@@ -94,8 +96,9 @@ def test_the_page_names_variables_that_are_read(configuration, verb, monkeypatch
         value = VALUES.get(flag) or by_type.get(field.annotation, "some")
         with monkeypatch.context() as patch:
             for other, variable_of_other in rows:
-                if fields[other][1].is_required() or (flag == "publish" and other == "model-id"):
-                    patch.setenv(variable_of_other, VALUES[other])
+                together = (flag, other) in {("publish", "model-id"), ("model-id", "publish")}
+                if fields[other][1].is_required() or together:
+                    patch.setenv(variable_of_other, VALUES.get(other, "some"))
             patch.setenv(variable, value)
             read = getattr(options(_cli_parse_args=words), name)
         assert str(read) == value, variable
