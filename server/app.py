@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -26,6 +27,7 @@ from .metrics import Metrics, MetricsPage
 from .model_service import ModelService
 from .models import Models
 from .places import QueueLimits
+from .precision import choose
 from .repository import Repository
 from .session import Runtime, Session, read_file
 
@@ -235,8 +237,12 @@ def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int],
         gpu_memory_bytes=config.gpu_memory_mib * MIB,
     )
 
+    def opened(path: Path) -> Session:
+        return Session(read_file(path), runtime, decode_threads=threads)
+
     def load(model_id: str, version: int) -> Session:
-        return Session(read_file(repository.file(model_id, version)), runtime, decode_threads=threads)
+        folder = repository.file(model_id, version).parent
+        return choose(folder, runtime, wanted=config.precision, open_session=opened)
 
     return load
 

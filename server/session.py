@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trapline.errors import ModelInvalid
 from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, from_properties
+from trapline.processors import EXACT_INT8_ENTRY, adds_int8_products_exactly
 from trapline.v1.metadata_pb2 import ModelMetadata
 
 from .device import CPU_PROVIDER, CUDA_PROVIDER, load_cuda_libraries
@@ -46,6 +47,23 @@ class Runtime:
     gpu_memory_bytes: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One file of a version, as the load found it.
+
+    Attributes:
+        precision: Its arithmetic.
+        digest: SHA-256, in hex; empty where it could not be opened.
+        images_per_second: In full batches; 0 where it was not measured.
+        problem: Why it cannot be served; empty where it can.
+    """
+
+    precision: str
+    digest: str = ""
+    images_per_second: float = 0.0
+    problem: str = ""
+
+
 class Session:
     """A model that has run its warm-up and can be asked.
 
@@ -54,6 +72,7 @@ class Session:
         digest: SHA-256 of the file, in hex.
         providers: Execution providers in force, first choice first.
         pace: How long its batches took at warm-up.
+        candidates: The files that it was chosen from, itself among them; see `precision.choose`.
     """
 
     def __init__(self, content: bytes, runtime: Runtime, *, decode_threads: int = 1) -> None:
@@ -71,7 +90,13 @@ class Session:
             raise ModelInvalid("the text in the file is not UTF-8: it is broken; publish it again") from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._buckets = _buckets(runtime.max_batch) if runtime.device == "cuda" else ()
+        self.candidates: tuple[Candidate, ...] = (Candidate(precision=self.precision, digest=self.digest),)
         self.pace = self._warm_up(runtime.max_batch, decode_threads)
+
+    @property
+    def precision(self) -> str:
+        """The file's arithmetic: `fp32`, `int8` or `fp16`."""
+        return self.metadata.precision or "fp32"
 
     @property
     def label_count(self) -> int:
@@ -166,6 +191,8 @@ def _open(content: bytes, runtime: Runtime) -> Any:  # noqa: ANN401  # onnxrunti
     # Of a model given as bytes ONNX Runtime still reads weights in other files, those below the working folder (seen
     # with 1.31). Below a folder that cannot be, it finds none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{os.devnull}/none")
+    if not adds_int8_products_exactly():
+        options.add_session_config_entry(*EXACT_INT8_ENTRY)
     providers: list[Any] = [CPU_PROVIDER]
     if runtime.device == "cuda":
         load_cuda_libraries(onnxruntime)

@@ -38,8 +38,8 @@ FROZEN = {
     "trainer cache clear": "--cache-dir --older-than-days",
     "server run": "--allow-empty --config --device --drain-seconds --gpu-memory-mib --listen --max-batch "
     "--max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib --max-queue-ms --metrics "
-    "--models --reflection --tf32 --threads --watch",
-    "server check": "--config --device --gpu-memory-mib --max-batch --models --tf32 --threads",
+    "--models --precision --reflection --tf32 --threads --watch",
+    "server check": "--config --device --gpu-memory-mib --max-batch --models --precision --tf32 --threads",
     "trapline classify": "PATHS --model --out --server --timeout-seconds --top-k --window",
     "trapline models": "--json --server --timeout-seconds",
     "trapline reload": "MODEL --server --timeout-seconds --version",
