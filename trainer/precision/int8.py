@@ -2,7 +2,7 @@
 
 Static, with a step for each output channel of the weights, unsigned activations, and QuantizeLinear / DequantizeLinear
 pairs, which ONNX Runtime fuses into its integer kernels. Normalisation and softmax stay in float32, and as many of the
-first layers as the answers on training photos ask for. Why so: docs/design/0015.
+first layers as the answers on training photos ask for. Why so: docs/design/0017.
 """
 
 import tempfile
