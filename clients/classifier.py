@@ -21,6 +21,7 @@ from .answers import Answer, Result, Source, answer_of
 from .connection import START_SECONDS, Connection
 from .images import read_image
 from .resending import ResendingStream
+from .security import Security
 
 #: Images under way at a time: enough to fill the batches of a server with some to spare.
 DEFAULT_WINDOW = 64
@@ -38,15 +39,24 @@ class Classifier:
         address: `host:port`, or a gRPC target such as `dns:///trapline.example:50051`, whose servers take turns.
         model: The model's id, as `trapline models` lists it.
         timeout_seconds: Longest wait for one image's answer, in seconds, more than 0.
+        security: TLS and the token; plain text where absent, with the token of TRAPLINE_TOKEN where there is one.
 
     Raises:
         RequestInvalid: `timeout_seconds` is out of range.
+        UsageError: A file of `security` cannot be used, or a token would leave this machine in plain text.
     """
 
-    def __init__(self, address: str, *, model: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: str,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        security: Security | None = None,
+    ) -> None:
         if not 0 < timeout_seconds < math.inf:
             raise RequestInvalid(f"timeout_seconds must be more than 0 and finite, not {timeout_seconds}")
-        self._connection = Connection(address)
+        self._connection = Connection(address, security=security)
         self._name = f"models/{model}"
         self._timeout_seconds = timeout_seconds
         self._limit_bytes: int | None = None

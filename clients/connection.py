@@ -16,6 +16,8 @@ from trapline.errors import DeadlineExceeded, ModelInvalid, ModelLoading, Refusa
 from trapline.v1 import classify_pb2_grpc, model_pb2, model_pb2_grpc
 from trapline.v1.error_reason_pb2 import ErrorReason
 
+from .security import Security
+
 #: How long a server that was never reached is tried, in seconds: a typing error should show soon.
 START_SECONDS = 5.0
 #: Longest wait for the answer to one question about a model, in seconds.
@@ -55,11 +57,15 @@ class Connection:
 
     Args:
         address: `host:port`, or any target that gRPC knows, e.g. `dns:///trapline.example:50051`.
+        security: TLS and the token; plain text where absent, with the token of TRAPLINE_TOKEN where there is one.
+
+    Raises:
+        UsageError: A file cannot be used, or a token would leave this machine in plain text.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    def __init__(self, address: str, *, security: Security | None = None) -> None:
+        self.address, self._security = address, security or Security()
+        self._channel = self._security.channel(address, _CHANNEL_OPTIONS)
         self.classify_stub = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self.model_stub = model_pb2_grpc.ModelServiceStub(self._channel)
 
@@ -132,6 +138,9 @@ class Connection:
             return refusal
         detail = refusal.message.rpartition(": ")[2].rstrip("]") or refusal.code.name
         if refusal.code is grpc.StatusCode.UNAVAILABLE:
+            handshake = self._security.explained(refusal.message)
+            if handshake:
+                return ServerUnreachable(f"cannot talk to the server at {self.address}: {handshake}")
             return ServerUnreachable(
                 f"cannot reach the server at {self.address} ({detail}); start one with `server run`"
             )
@@ -148,7 +157,8 @@ class Connection:
 
 def is_worth_retrying(refusal: Refusal) -> bool:
     """Whether the same request may succeed a little later."""
-    retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    # CANCELLED is none of our own: a server that stops says so of a call that it had not begun yet.
+    retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
     return refusal.code in retryable or refusal.reason == ErrorReason.ERROR_REASON_QUEUE_FULL
 
 

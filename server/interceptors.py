@@ -1,6 +1,7 @@
 """Around every call of ours: refusals become statuses, and each call leaves one log line and its counts."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ from grpc_status import rpc_status
 
 from trapline.errors import Refusal, RequestInvalid, reason_name, to_status
 
+from .caller import caller_of
 from .errors import as_refusal
 from .gate import Gate
 from .metrics import Metrics
@@ -26,7 +28,7 @@ class _Malformed:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of `trapline.v1`; health and reflection pass untouched, so probes fill no log."""
+    """Wraps the methods of `trapline.v1`; health and reflection are neither logged nor counted: probes fill no log."""
 
     def __init__(self, gate: Gate, metrics: Metrics) -> None:
         self._gate, self._metrics = gate, metrics
@@ -40,11 +42,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """The method's handler, wrapped once; None where there is no such method."""
         path = handler_call_details.method
         handler = await continuation(handler_call_details)
-        if handler is None or not path.startswith(_OURS):
-            return handler
+        if handler is None:
+            return None
         if path not in self._wrapped:
-            self._wrapped[path] = self._wrap(path.rsplit("/", 1)[-1], handler)
+            ours = path.startswith(_OURS)
+            self._wrapped[path] = self._wrap(path.rsplit("/", 1)[-1], handler) if ours else _quiet(handler)
         return self._wrapped[path]
+
+    def refusing(self, method: str, refusal: Refusal) -> "grpc.RpcMethodHandler[Any, Any]":
+        """A handler for a call of any kind that answers with `refusal`, and reads nothing of the request before."""
+
+        async def refuse(_requests: AsyncIterator[Any], context: Any) -> None:  # noqa: ANN401  # gRPC's own
+            async def work() -> None:
+                raise refusal
+
+            await self._call(method, context, work)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _wrap(self, method: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
         parse, serialize = _tolerant(handler.request_deserializer), handler.response_serializer
@@ -56,9 +70,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(answer_stream, parse, serialize)
 
         async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # messages of any method
-            return await self._call(method, context, lambda: handler.unary_unary(_whole(request), context))
+            # Serialised in here, where a failure is told in our words.
+            return await self._call(
+                method, context, lambda: _serialized(handler.unary_unary(_whole(request), context), serialize)
+            )
 
-        return grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
+        return grpc.unary_unary_rpc_method_handler(answer, parse)
 
     async def _call(self, method: str, context: Any, work: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401  # as above
         began, code, reason = time.monotonic(), grpc.StatusCode.OK, "-"
@@ -80,9 +97,39 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if not streaming:
                     self._metrics.call_seconds.labels(method).observe(seconds)
                 _log.info(
-                    "event=call method=%s code=%s reason=%s seconds=%.6f peer=%s",
-                    *(method, code.name, reason, seconds, context.peer()),
+                    "event=call method=%s code=%s reason=%s seconds=%.6f caller=%s peer=%s",
+                    *(method, code.name, reason, seconds, caller_of(context), context.peer()),
                 )
+
+
+def _quiet(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
+    """A handler of health or reflection whose faults leave in our words: gRPC would send the exception's own text."""
+    parse, serialize = _tolerant(handler.request_deserializer), handler.response_serializer
+
+    async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # messages of any method
+        async with _refusing_faults(context):
+            return await (handler.unary_stream or handler.unary_unary)(_whole(request), context)
+
+    async def answers(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: ANN401  # the same
+        async with _refusing_faults(context):
+            async for response in handler.stream_stream(_parsed(requests), context):
+                yield response
+
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(answers, parse, serialize)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(answer, parse, serialize)
+    return grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
+
+
+@contextlib.asynccontextmanager
+async def _refusing_faults(context: Any) -> AsyncIterator[None]:  # noqa: ANN401  # gRPC's context of any method
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise  # answered already
+    except Exception as error:  # noqa: BLE001  # whatever it was, the caller gets a status and the log the rest
+        await _abort(context, as_refusal(error))
 
 
 async def _abort(context: Any, refusal: Refusal) -> None:  # noqa: ANN401  # gRPC's context of any method
@@ -115,6 +162,10 @@ def _whole(request: Any) -> Any:  # noqa: ANN401  # messages of any method
     if isinstance(request, _Malformed):
         raise RequestInvalid("the message is not one of this method's type; build it from trapline.v1")
     return request
+
+
+async def _serialized(answer: Awaitable[Any], serialize: Callable[[Any], bytes]) -> bytes:
+    return serialize(await answer)
 
 
 async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -64,6 +64,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.credential_reloads = Counter(
+            "trapline_credential_reloads",
+            "Changed files of certificates or tokens, taken over or not.",
+            ["file", "outcome"],
+            registry=registry,
+        )
         self.model_info = Gauge(
             "trapline_model_info", "1 for the version that is served.", ["model", "version"], registry=registry
         )

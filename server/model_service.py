@@ -12,9 +12,10 @@ from trapline.v1 import model_pb2, model_pb2_grpc
 
 from .config import ServerConfig
 from .images import model_id_of
-from .models import Models, ModelSlot, Serving
+from .models import Models
 from .precision import problems
 from .session import Candidate
+from .slots import ModelSlot, Serving
 
 #: Most images in one `BatchClassify` call.
 MAX_REQUEST_IMAGES = 64

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trapline.errors import ModelInvalid
+from trapline.errors import ModelInvalid, ShuttingDown
 from trapline.model_file import PRECISIONS, file_name
 
 from .errors import as_refusal
@@ -81,6 +81,8 @@ def _fastest(
         try:
             sessions[precision] = _opened(path, precision, fp32, open_session)
             candidates[precision] = sessions[precision].candidates[0]
+        except ShuttingDown:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever a broken file raises, fp32 is served
             candidates[precision] = Candidate(precision=precision, problem=str(as_refusal(error)))
             _log.error("event=precision_invalid file=%s reason=%r", path, candidates[precision].problem)

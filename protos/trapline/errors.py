@@ -13,6 +13,8 @@
         ├── QueueFull               RESOURCE_EXHAUSTED    QUEUE_FULL
         ├── DeadlineExceeded        DEADLINE_EXCEEDED     DEADLINE_EXCEEDED
         ├── ShuttingDown            UNAVAILABLE           SHUTTING_DOWN
+        ├── TokenInvalid            UNAUTHENTICATED       TOKEN_INVALID
+        ├── MethodNotAllowed        PERMISSION_DENIED     METHOD_NOT_ALLOWED
         └── InternalError           INTERNAL              INTERNAL
 
 Raise the class where the problem is found, with a sentence that says what to do and, as keywords, every variable of
@@ -134,6 +136,18 @@ class ShuttingDown(Refusal):
     """The server is draining before it stops; another one may answer."""
 
     code, reason = grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SHUTTING_DOWN
+
+
+class TokenInvalid(Refusal):
+    """The call has no bearer token that the server knows; nothing of the request was read."""
+
+    code, reason = grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_TOKEN_INVALID
+
+
+class MethodNotAllowed(Refusal):
+    """The caller may not call this method, or not at this address; metadata `method`."""
+
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_METHOD_NOT_ALLOWED
 
 
 class InternalError(Refusal):

@@ -150,9 +150,9 @@ def test_every_session_is_measured(version):
     sizes = {"fp32": [], "int8": []}
 
     class Noted(Session):
-        def run(self, pixels):
+        def run(self, pixels, *, alone=True):
             sizes[self.precision].append(len(pixels))
-            return super().run(pixels)
+            return super().run(pixels, alone=alone)
 
     sessions = {
         name: Noted(read_file(version / file), RUNTIME)
