@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from grpc_health.v1 import health, health_pb2
@@ -25,6 +26,7 @@ from .model_service import ModelService
 from .models import Models
 from .pace import Pace
 from .places import QueueLimits
+from .precision import choose
 from .repository import Repository
 from .services import add_services
 from .session import Runtime, Session, read_file
@@ -249,11 +251,15 @@ def loader(
         gpu_memory_bytes=config.gpu_memory_mib * MIB,
     )
 
-    def load(model_id: str, version: int) -> Session:
-        content = read_file(repository.file(model_id, version))
+    def opened(path: Path) -> Session:
+        content = read_file(path)
         if config.model_memory_mib:
             try_out(content, max_batch=config.max_batch, memory_mib=config.model_memory_mib, stopping=stopping)
         return Session(content, runtime)
+
+    def load(model_id: str, version: int) -> Session:
+        folder = repository.file(model_id, version).parent
+        return choose(folder, runtime, wanted=config.precision, open_session=opened)
 
     return load
 

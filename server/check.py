@@ -6,6 +6,7 @@ from trapline.v1.metadata_pb2 import Preprocessing
 from .app import loader
 from .config import CheckConfig
 from .device import choose_device
+from .precision import problems
 from .repository import Repository
 from .session import Session
 
@@ -27,20 +28,21 @@ def check_models(config: CheckConfig) -> int:
         versions = repository.versions(model_id)
         if not versions:
             print(f"{model_id}: broken: the folder has no version folder (1, 2, 3 ...)", flush=True)
-        problems = []
+        broken = []
         for version in versions:
             try:
-                text = f"{model_id} version {version}: ok {_described(load(model_id, version))}"
+                session = load(model_id, version)
             except ModelInvalid as error:
-                problems.append(f"version {version} cannot be served: {error}")
+                broken.append(f"version {version} cannot be served: {error}")
                 continue
-            print("; but ".join([text, *problems]), flush=True)
+            broken += [problems(session)] if problems(session) else []
+            print("; but ".join([f"{model_id} version {version}: ok {_described(session)}", *broken]), flush=True)
             break
         else:
             if versions:
-                print(f"{model_id}: broken: " + "; ".join(problems), flush=True)
+                print(f"{model_id}: broken: " + "; ".join(broken), flush=True)
             good = False
-        good = good and not problems
+        good = good and not broken
     return 0 if good else 1
 
 
@@ -48,6 +50,6 @@ def _described(session: Session) -> str:
     rules = session.metadata.preprocessing
     fit = Preprocessing.Fit.Name(rules.fit).removeprefix("FIT_").lower()
     return (
-        f"labels={session.label_count} input={rules.width_px}x{rules.height_px} fit={fit} "
-        f"providers={','.join(session.providers)} digest={session.digest[:12]}"
+        f"precision={session.precision} labels={session.label_count} input={rules.width_px}x{rules.height_px} "
+        f"fit={fit} providers={','.join(session.providers)} digest={session.digest[:12]}"
     )

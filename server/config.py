@@ -23,6 +23,10 @@ class ModelOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where models run; auto takes CUDA where it works, cuda never falls back"
     )
+    precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
+        default="auto",
+        description="which of a version's files is served; auto takes the fastest at warm-up",
+    )
     max_batch: int = Field(default=16, ge=1, le=1024, description="most images in one batch")
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         default="auto", description="threads that run a model and that decode; auto follows CPU quota and affinity"

@@ -6,14 +6,16 @@ from typing import Any
 
 import grpc.aio
 
-from trapline.errors import RequestInvalid, to_status
+from trapline.errors import ModelInvalid, RequestInvalid, to_status
 from trapline.formats import IMAGE_FORMATS
 from trapline.v1 import model_pb2, model_pb2_grpc
 
 from .config import ServerConfig
 from .images import model_id_of
 from .models import Models
-from .slots import ModelSlot
+from .precision import problems
+from .session import Candidate
+from .slots import ModelSlot, Serving
 
 #: Most images in one `BatchClassify` call.
 MAX_REQUEST_IMAGES = 64
@@ -83,8 +85,26 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             message.execution_providers.extend(slot.serving.session.providers)
             message.load_time.CopyFrom(slot.serving.load_time)
             message.digest = slot.serving.session.digest
-            message.precision = "fp32"
+            session = slot.serving.session
+            message.precision = session.precision
+            message.candidates.extend(_candidate(each, slot.serving) for each in session.candidates)
+            if slot.error is None and problems(session):
+                message.last_error.CopyFrom(to_status(_invalid(slot.serving, problems(session))))
         return message
+
+
+def _candidate(candidate: Candidate, serving: Serving) -> model_pb2.Model.Candidate:
+    message = model_pb2.Model.Candidate(
+        precision=candidate.precision, digest=candidate.digest, images_per_second=candidate.images_per_second
+    )
+    if candidate.problem:
+        message.error.CopyFrom(to_status(_invalid(serving, candidate.problem)))
+    return message
+
+
+def _invalid(serving: Serving, reason: str) -> ModelInvalid:
+    name = f"models/{serving.model_id}"
+    return ModelInvalid(f"{name} version {serving.version}: {reason}", model=name, version=serving.version)
 
 
 def _token(model_id: str) -> str:

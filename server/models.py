@@ -240,9 +240,9 @@ class Models:
 
     def _count_swap(self, old: Serving | None, new: Serving, seconds: float) -> None:
         _log.info(
-            "event=model_served model=%s version=%d replaces=%s seconds=%.3f digest=%s providers=%s",
+            "event=model_served model=%s version=%d replaces=%s seconds=%.3f precision=%s digest=%s providers=%s",
             *(new.model_id, new.version, old.version if old else "-", seconds),
-            *(new.session.digest, ",".join(new.session.providers)),
+            *(new.session.precision, new.session.digest, ",".join(new.session.providers)),
         )
         self._metrics.load_seconds.labels(new.model_id).observe(seconds)
         if old is not None:

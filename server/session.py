@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trapline.errors import ModelInvalid
 from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, from_properties
+from trapline.processors import EXACT_INT8_ENTRY, adds_int8_products_exactly
 from trapline.v1.metadata_pb2 import ModelMetadata
 
 from .device import CPU_PROVIDER, CUDA_PROVIDER, load_cuda_libraries
@@ -45,6 +46,23 @@ class Runtime:
     gpu_memory_bytes: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One file of a version, as the load found it.
+
+    Attributes:
+        precision: Its arithmetic.
+        digest: SHA-256, in hex; empty where it could not be opened.
+        images_per_second: In full batches; 0 where it was not measured.
+        problem: Why it cannot be served; empty where it can.
+    """
+
+    precision: str
+    digest: str = ""
+    images_per_second: float = 0.0
+    problem: str = ""
+
+
 class Session:
     """A model that has run its warm-up and can be asked.
 
@@ -53,6 +71,7 @@ class Session:
         digest: SHA-256 of the file, in hex.
         providers: Execution providers in force, first choice first.
         arrangement: How its batches run, by the measurement at warm-up.
+        candidates: The files that it was chosen from, itself among them; see `precision.choose`.
     """
 
     def __init__(self, content: bytes, runtime: Runtime) -> None:
@@ -69,6 +88,7 @@ class Session:
         except UnicodeDecodeError as error:
             raise ModelInvalid("the text in the file is not UTF-8: it is broken; publish it again") from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.candidates: tuple[Candidate, ...] = (Candidate(precision=self.precision, digest=self.digest),)
         self.max_batch, self.threads, self.on_gpu = runtime.max_batch, runtime.threads, runtime.device == "cuda"
         #: Batch sizes that are run, others are padded to; empty where any may be.
         self.buckets = _buckets(runtime.max_batch) if self.on_gpu else ()
@@ -78,6 +98,11 @@ class Session:
         self.arrangement = warm_up(self)
         if self.arrangement.shared is None:
             self._shared = None
+
+    @property
+    def precision(self) -> str:
+        """The file's arithmetic: `fp32`, `int8` or `fp16`."""
+        return self.metadata.precision or "fp32"
 
     @property
     def label_count(self) -> int:
@@ -143,6 +168,8 @@ def _open(content: bytes, runtime: Runtime) -> Any:  # noqa: ANN401  # onnxrunti
     # Of a model given as bytes ONNX Runtime still reads weights in other files, those below the working folder (seen
     # with 1.31). Below a folder that cannot be, it finds none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{os.devnull}/none")
+    if not adds_int8_products_exactly():
+        options.add_session_config_entry(*EXACT_INT8_ENTRY)
     providers: list[Any] = [CPU_PROVIDER]
     if runtime.device == "cuda":
         load_cuda_libraries(onnxruntime)

@@ -19,6 +19,7 @@ from .config import (
     CacheClearConfig,
     CacheListConfig,
     EvaluateConfig,
+    ExportConfig,
     LrFindConfig,
     PublishConfig,
     RunConfig,
@@ -27,7 +28,7 @@ from .config import (
 from .errors import TrainerError, UsageError
 from .preflight import check_options, finished_result
 from .progress import Progress, console_report, silent_report
-from .run_folder import RunFolder, open_run, read_json, write_json
+from .run_folder import RunFolder, finished_state, open_run, write_json
 from .world import World, joined_world
 
 
@@ -38,6 +39,7 @@ def main() -> int:
         Verb(name="run", options=RunConfig, run=_run),
         Verb(name="lr-find", options=LrFindConfig, run=_lr_find),
         Verb(name="evaluate", options=EvaluateConfig, run=_evaluate),
+        Verb(name="export", options=ExportConfig, run=_export),
         Verb(name="publish", options=PublishConfig, run=_publish),
         Verb(name="cache list", options=CacheListConfig, run=_cache_list),
         Verb(name="cache clear", options=CacheClearConfig, run=_cache_clear),
@@ -127,6 +129,16 @@ def _evaluate(config: EvaluateConfig) -> int:
     return 0
 
 
+def _export(config: ExportConfig) -> int:
+    _need("onnx", "onnxruntime", "scipy", "sklearn", "PIL")
+    from .precision.export import export
+
+    with console_report() as report:
+        result = export(config, report)
+    print(result)
+    return 0
+
+
 def _publish(config: PublishConfig) -> int:
     _need("onnxruntime", "PIL")
     from .evaluate.model import load
@@ -181,11 +193,7 @@ def _model_file(path: Path) -> Path:
         raise UsageError(f"there is no {path}; name an exported .onnx file or a run folder")
     if path.is_file():
         return path
-    state = read_json(path / "state.json").get("state")
-    if state != "done":
-        raise UsageError(
-            f"the run in {path} is {state}, not done; run the same `trainer run` command again to finish it"
-        )
+    finished_state(path)
     return path / "model.onnx"
 
 

@@ -155,6 +155,33 @@ class PublishConfig(Options):
         return None if model_id is None else check_model_id(model_id)
 
 
+class ExportConfig(Options):
+    """Make a cheaper file of a finished run, int8 or fp16, where it answers as the checked one does."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAINER_")
+
+    run: CliPositionalArg[Path] = Field(description="A finished run folder.")
+    precision: Literal["int8", "fp16", "auto"] = Field(
+        "auto", description="int8 is for processors, fp16 for GPUs; auto makes of the two what passes the check."
+    )
+    data: Path | None = Field(None, description="The run's photos; default: where the run found them.")
+    cache_dir: Path | None = Field(None, description="Folder for decoded pixels; default: the run's.")
+    cache_gib: float = Field(20, gt=0, description="Most GiB that folder may take; what was unused longest leaves it.")
+    publish: Path | None = Field(None, description="Model repository to put the file into, beside the same model.onnx.")
+    model_id: str | None = Field(None, description="Id that the model is served under; default: the id in the file.")
+
+    @field_validator("model_id")
+    @classmethod
+    def _valid_id(cls, model_id: str | None) -> str | None:
+        return None if model_id is None else check_model_id(model_id)
+
+    @model_validator(mode="after")
+    def _an_id_is_for_publishing(self) -> Self:
+        if self.model_id is not None and self.publish is None:
+            raise ValueError("--model-id is the name to publish under; give --publish too, or leave it out")
+        return self
+
+
 class SampleConfig(Options):
     """Draw the embedded data set: camera-trap-like frames of three animals and `empty`."""
 

@@ -5,12 +5,13 @@ TraplineError (trapline.errors)
 └── TrainerError      exit code 1: the work failed
     ├── DatasetError      the photos cannot be trained on as they are
     ├── WeightsError      the initial weights cannot be had or do not fit
-    └── ParityError       the exported file and the checkpoint disagree
+    ├── ParityError       the exported file and the checkpoint disagree
+    └── PrecisionError    a cheaper file does not answer as the checked one does
 """
 
 from trapline.errors import TraplineError, UsageError
 
-__all__ = ["DatasetError", "ParityError", "TrainerError", "UsageError", "WeightsError"]
+__all__ = ["DatasetError", "ParityError", "PrecisionError", "TrainerError", "UsageError", "WeightsError"]
 
 
 class TrainerError(TraplineError):
@@ -27,3 +28,7 @@ class WeightsError(TrainerError):
 
 class ParityError(TrainerError):
     """The exported file and the checkpoint disagree on a test image."""
+
+
+class PrecisionError(TrainerError):
+    """A cheaper file does not answer as the checked one does."""

@@ -1,17 +1,22 @@
 """An exported file into a model repository, as its next version: `MODELS/ID/VERSION/model.onnx`.
 
-A version appears whole or not at all: written into a folder that no server looks at, synced, then renamed.
+A version appears whole or not at all: written into a folder that no server looks at, synced, then renamed. The files of
+other precisions that lie beside the exported one, `model.int8.onnx` and `model.fp16.onnx`, go along.
 """
 
 import errno
+import functools
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from .errors import TrainerError
+from trapline import model_file
 
-MODEL_FILE = "model.onnx"
+from .errors import TrainerError
+from .run_folder import write_atomically
+
+MODEL_FILE = model_file.file_name()
 
 
 def publish(model: Path, models: Path, model_id: str) -> Path:
@@ -25,10 +30,11 @@ def publish(model: Path, models: Path, model_id: str) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".publishing-", dir=home))
         try:
-            shutil.copyfile(model, temporary / MODEL_FILE)
+            for source, name in ((model, MODEL_FILE), *((path, path.name) for path in _beside(model))):
+                shutil.copyfile(source, temporary / name)
+                _sync(temporary / name)
             # mkdtemp's folder is private; a server often runs as another user.
             temporary.chmod(0o755)
-            _sync(temporary / MODEL_FILE)
             _sync(temporary)
             version = _rename_to_next(temporary, home)
             _sync(home)
@@ -37,6 +43,33 @@ def publish(model: Path, models: Path, model_id: str) -> Path:
     except OSError as error:
         raise TrainerError(f"cannot publish into {home} ({error.strerror}); nothing was changed there") from error
     return version
+
+
+def publish_beside(model: Path, models: Path, model_id: str) -> Path:
+    """Puts the files of other precisions beside `model` into the newest version of the same `model`; gives its folder.
+
+    Where no version has that file, all of them are published as the next one. Each file appears whole or not at all.
+
+    Raises:
+        TrainerError: The repository cannot be written.
+    """
+    content = model.read_bytes()
+    versions = [path for path in models.glob(f"{model_id}/*/{MODEL_FILE}") if path.parent.name.isdigit()]
+    for version in sorted(versions, key=lambda path: int(path.parent.name), reverse=True):
+        if version.stat().st_size == len(content) and version.read_bytes() == content:
+            for path in _beside(model):
+                write_atomically(version.with_name(path.name), functools.partial(shutil.copyfile, path))
+            _sync(version.parent)
+            return version.parent
+    return publish(model, models, model_id)
+
+
+def _beside(model: Path) -> list[Path]:
+    """The files of other precisions that belong to `model`; none where it has a name of its own."""
+    if model.name != MODEL_FILE:
+        return []
+    paths = [model.with_name(model_file.file_name(precision)) for precision in model_file.PRECISIONS[1:]]
+    return [path for path in paths if path.is_file()]
 
 
 def _rename_to_next(temporary: Path, home: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trapline import model_file
 from trapline.v1.metadata_pb2 import Evaluation, Label, ModelMetadata, Preprocessing
 
 from .config import RunConfig
@@ -27,7 +28,7 @@ from .report.events import EventFile
 from .run_folder import write_json, write_tensors, write_text
 from .training import Trained, refitted
 
-MODEL_FILE = "model.onnx"
+MODEL_FILE = model_file.file_name()
 
 
 def write_results(

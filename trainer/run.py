@@ -190,7 +190,8 @@ def _scanned(
             "name a new folder"
         )
     write_atomically(folder.path / "scan.csv", lambda temporary: write_scan_csv(photos, temporary))
-    folder.set_state("done" if folder.done else "running", data_digest=photos.data_digest)
+    places = {"data": str(config.data.resolve()), "cache_dir": str(user_cache_folder(config.cache_dir).resolve())}
+    folder.set_state("done" if folder.done else "running", data_digest=photos.data_digest, places=places)
     left_out = Counter(row.status for row in photos.rejected)
     counts = Counter(photo.label for photo in photos.photos)
     report.say(

@@ -158,22 +158,56 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
         state = {}
     if state:
         _same_options(path, state.get("config"), identity)
+    with _locked(path, "--out: "):
+        for leftover in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
+            # Of a process that was killed while it wrote: nobody else writes here.
+            leftover.unlink(missing_ok=True)
+        yield RunFolder(path=path, state={"config": dict(identity), **state})
+
+
+def finished_state(path: Path) -> dict[str, Any]:
+    """What `state.json` of a run that is done holds.
+
+    Raises:
+        UsageError: It is no run folder, or the run is not done.
+    """
+    state = read_json(path / _STATE)
+    if state.get("state") != "done":
+        raise UsageError(
+            f"the run in {path} is {state.get('state')}, not done; "
+            "run the same `trainer run` command again to finish it"
+        )
+    return state
+
+
+@contextmanager
+def open_finished(path: Path) -> Iterator[RunFolder]:
+    """The folder of a run that is done, to add to it; one process at a time.
+
+    Raises:
+        UsageError: It is no run folder, the run is not done, or the folder is in use.
+    """
+    state = finished_state(path)
+    with _locked(path):
+        yield RunFolder(path=path, state=state)
+
+
+@contextmanager
+def _locked(path: Path, option: str = "") -> Iterator[None]:
+    """Keeps other processes out of the folder, which is made where it is missing."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / _LOCK).open("w")
     except OSError as error:
-        raise UsageError(f"--out: cannot write the folder {path} ({error.strerror}); name another one") from error
+        raise UsageError(f"{option}cannot write the folder {path} ({error.strerror}); name another one") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(
-                f"--out: another process is running in {path}; wait for it or name another folder"
+                f"{option}another process is running in {path}; wait for it or name another folder"
             ) from error
-        for leftover in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
-            # Of a process that was killed while it wrote: nobody else writes here.
-            leftover.unlink(missing_ok=True)
-        yield RunFolder(path=path, state={"config": dict(identity), **state})
+        yield
 
 
 def _same_options(path: Path, before: object, identity: Mapping[str, Any]) -> None:

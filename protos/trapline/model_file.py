@@ -19,6 +19,8 @@ METADATA_KEY = "trapline.v1.ModelMetadata"
 INPUT_NAME = "image"
 #: Name of the output with softmax probabilities: float32 [N, labels].
 PROBABILITIES_NAME = "probabilities"
+#: Arithmetic that the files of one version may have; fp32 is always there.
+PRECISIONS = ("fp32", "int8", "fp16")
 #: The newest `Preprocessing.rule_version` that this code follows.
 RULE_VERSION = 1
 
@@ -34,6 +36,11 @@ def check_model_id(model_id: str) -> str:
             "the first a letter or digit"
         )
     return model_id
+
+
+def file_name(precision: str = PRECISIONS[0]) -> str:
+    """The name of a version's file of that precision, in a run folder and in a model repository."""
+    return "model.onnx" if precision == PRECISIONS[0] else f"model.{precision}.onnx"
 
 
 def to_properties(metadata: ModelMetadata) -> dict[str, str]:

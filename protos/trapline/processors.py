@@ -1,8 +1,13 @@
-"""How many processors the machine, or the container around the process, gives: both programs start as many threads."""
+"""What processors the machine, or the container around the process, gives: how many threads to start, what they can."""
 
 import os
+import platform
 from pathlib import Path
 from typing import Literal
+
+#: Of ONNX Runtime: products of int8 by slower instructions that do not saturate; see `adds_int8_products_exactly`.
+EXACT_INT8_ENTRY = ("session.x64quantprecision", "1")
+_EXACT_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 def thread_count(wanted: int | Literal["auto"], *, cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -28,6 +33,25 @@ def cpu_quota(cgroup_root: Path) -> float | None:
         if quota and period:
             return quota[0] / period[0]
     return None
+
+
+def adds_int8_products_exactly(cpuinfo: Path = Path("/proc/cpuinfo"), *, machine: str | None = None) -> bool:
+    """Whether the processor adds products of int8 in 32 bits, so that an int8 model answers as it was checked.
+
+    Processors for x86 without VNNI or AMX add two products in 16 bits, where the sum of two large ones is cut off: the
+    same file then gives other, much worse answers. Where this is False, a session must be given `EXACT_INT8_ENTRY`.
+
+    Args:
+        cpuinfo: The kernel's list of the processors' features.
+        machine: The architecture; this machine's where absent.
+    """
+    if (machine or platform.machine()).lower() not in ("x86_64", "amd64", "i686"):
+        return True
+    try:
+        flags = cpuinfo.read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False
+    return not _EXACT_FLAGS.isdisjoint(flags)
 
 
 def _numbers(path: Path) -> list[float]:

@@ -18,11 +18,13 @@ VALUES = {
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
     "admin": "there:3", "health": "there:4",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
+    "precision": "int8",
 }  # fmt: skip
 
 #: Options that are refused without others.
 TOGETHER = {
     "publish": ("model-id",),
+    "model-id": ("publish",),
     "tls-cert": ("tls-key",),
     "tls-key": ("tls-cert",),
     "tls-client-ca": ("tls-cert", "tls-key"),
@@ -43,15 +45,17 @@ FROZEN = {
     "--fit --group-by --groups --image-px --label-smoothing --mixup --optimizer --out --rotation-degrees "
     "--seed --test-share --val-share --views --weight-decay --weights DATA",
     "trainer evaluate": "MODEL DATA --json",
+    "trainer export": "RUN --cache-dir --cache-gib --data --model-id --precision --publish",
     "trainer publish": "MODEL MODELS --model-id",
     "trainer cache list": "--cache-dir",
     "trainer cache clear": "--cache-dir --older-than-days",
     "server run": "--admin --admin-token-file --allow-empty --config --connection-age-seconds "
     "--connection-grace-seconds --device --drain-seconds --gpu-memory-mib --health --listen --max-batch "
     "--max-connection-calls --max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib "
-    "--max-queue-ms --metrics --model-memory-mib --models --reflection --tf32 --threads --tls-cert --tls-client-ca "
-    "--tls-key --token-file --watch",
-    "server check": "--config --device --gpu-memory-mib --max-batch --model-memory-mib --models --tf32 --threads",
+    "--max-queue-ms --metrics --model-memory-mib --models --precision --reflection --tf32 --threads --tls-cert "
+    "--tls-client-ca --tls-key --token-file --watch",
+    "server check": "--config --device --gpu-memory-mib --max-batch --model-memory-mib --models --precision --tf32 "
+    "--threads",
     "trapline classify": f"PATHS --model --out --timeout-seconds --top-k --window {TO_SERVER}",
     "trapline models": f"--json --timeout-seconds {TO_SERVER}",
     "trapline reload": f"MODEL --timeout-seconds --version {TO_SERVER}",

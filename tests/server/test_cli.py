@@ -70,7 +70,15 @@ def test_check_tells_of_every_model(kit, models):
     ended = server("check", "--models", str(models), "--device", "cpu", "--model-memory-mib", "0")
     assert (ended.returncode, ended.stderr) == (0, "")
     line = ended.stdout
-    for part in ("colours version 1: ok", "labels=3", "input=32x32", "fit=stretch", "CPUExecutionProvider", "digest="):
+    for part in (
+        "colours version 1: ok",
+        "precision=fp32",
+        "labels=3",
+        "input=32x32",
+        "fit=stretch",
+        "CPUExecutionProvider",
+        "digest=",
+    ):
         assert part in line
     kit.publish(models, "colours", 2, b"junk")
     kit.publish(models, "worse", 1, b"junk")
@@ -129,6 +137,7 @@ def test_the_defaults_are_the_agreed_ones():
         "listen": "127.0.0.1:50051",
         "metrics": "127.0.0.1:9100",
         "device": "auto",
+        "precision": "auto",
         "max_batch": 16,
         "max_delay_ms": 0,
         "max_queue_ms": 500,

@@ -26,6 +26,19 @@ def test_versions_count_up(tmp_path, model):
     assert sorted(entry.name for entry in (tmp_path / "models" / "deer").iterdir()) == ["1", "2", "3"]
 
 
+def test_files_of_other_precisions_go_along(tmp_path, model):
+    """What `trainer export` left beside model.onnx is in the version too; a file with a name of its own goes alone."""
+    model.with_name("model.int8.onnx").write_bytes(b"int8")
+    version = publish(model, tmp_path / "models", "deer")
+    assert {path.name: path.stat().st_size for path in version.iterdir()} == {
+        "model.onnx": 100_000,
+        "model.int8.onnx": 4,
+    }
+    assert (publish(version / "model.onnx", tmp_path / "models", "deer") / "model.int8.onnx").read_bytes() == b"int8"
+    copy = model.rename(tmp_path / "copy.onnx")
+    assert [path.name for path in publish(copy, tmp_path / "models", "deer").iterdir()] == ["model.onnx"]
+
+
 def test_two_publishers_never_share_a_version(tmp_path, model):
     """Published at once from eight threads, there are eight versions."""
     threads = [threading.Thread(target=publish, args=(model, tmp_path / "models", "deer")) for _ in range(8)]
@@ -52,15 +65,17 @@ publish.publish(Path(sys.argv[1]), Path(sys.argv[2]), "deer")
 
 
 def test_killed_at_any_step_no_half_version_is_seen(tmp_path, model):
-    """Kill -9 before each system call of publishing: a numbered folder holds the whole file or is not there."""
+    """Kill -9 before each system call of publishing: a numbered folder holds all files whole or is not there."""
+    model.with_name("model.int8.onnx").write_bytes(b"int8")
     killed = 0
-    for at in range(12):
+    for at in range(16):
         done = subprocess.run(
             [sys.executable, "-c", KILLED, model, tmp_path / "models", str(at)], check=False, capture_output=True
         )
         killed += done.returncode == -9
         for version in (tmp_path / "models").glob("deer/[0-9]*"):
             assert (version / "model.onnx").read_bytes() == model.read_bytes()
+            assert (version / "model.int8.onnx").read_bytes() == b"int8"
     assert killed >= 4
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trapline import model_file, preprocessing
 from trapline.errors import ModelInvalid, Refusal
+from trapline.processors import EXACT_INT8_ENTRY, adds_int8_products_exactly
 from trapline.v1.metadata_pb2 import ModelMetadata
 
 from ..errors import UsageError
@@ -59,6 +60,8 @@ def load(path: Path, *, threads: int) -> ExportedModel:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    if not adds_int8_products_exactly():
+        options.add_session_config_entry(*EXACT_INT8_ENTRY)
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         properties = session.get_modelmeta().custom_metadata_map

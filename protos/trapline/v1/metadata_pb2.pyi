@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ModelMetadata(_message.Message):
-    __slots__ = ("model_id", "labels", "preprocessing", "backbone", "evaluation", "export_time", "trainer_version", "data_digest", "split_digest", "split_rule", "stage", "refit")
+    __slots__ = ("model_id", "labels", "preprocessing", "backbone", "evaluation", "export_time", "trainer_version", "data_digest", "split_digest", "split_rule", "stage", "refit", "precision", "fp32_digest")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,8 @@ class ModelMetadata(_message.Message):
     SPLIT_RULE_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     REFIT_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    FP32_DIGEST_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     labels: _containers.RepeatedCompositeFieldContainer[Label]
     preprocessing: Preprocessing
@@ -33,7 +35,9 @@ class ModelMetadata(_message.Message):
     split_rule: str
     stage: str
     refit: str
-    def __init__(self, model_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., backbone: _Optional[str] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., export_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., trainer_version: _Optional[str] = ..., data_digest: _Optional[str] = ..., split_digest: _Optional[str] = ..., split_rule: _Optional[str] = ..., stage: _Optional[str] = ..., refit: _Optional[str] = ...) -> None: ...
+    precision: str
+    fp32_digest: str
+    def __init__(self, model_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., backbone: _Optional[str] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., export_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., trainer_version: _Optional[str] = ..., data_digest: _Optional[str] = ..., split_digest: _Optional[str] = ..., split_rule: _Optional[str] = ..., stage: _Optional[str] = ..., refit: _Optional[str] = ..., precision: _Optional[str] = ..., fp32_digest: _Optional[str] = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("id", "display_name")

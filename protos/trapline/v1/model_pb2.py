@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from trapline.v1 import metadata_pb2 as trapline_dot_v1_dot_metadata__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trapline/v1/model.proto\x12\x0btrapline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1atrapline/v1/metadata.proto\"\xef\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.trapline.v1.Model.State\x12,\n\x08metadata\x18\x04 \x01(\x0b\x32\x1a.trapline.v1.ModelMetadata\x12\x1b\n\x13\x65xecution_providers\x18\x05 \x03(\t\x12\x1d\n\x15max_batch_image_count\x18\x06 \x01(\x05\x12\x1f\n\x17max_request_image_count\x18\x07 \x01(\x05\x12-\n\tload_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\nlast_error\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x11\n\tprecision\x18\x0b \x01(\t\x12\x0f\n\x07\x66ormats\x18\x0c \x03(\t\x12\x17\n\x0fmax_image_bytes\x18\r \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x0e \x01(\x03\"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.trapline.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12ReloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xdf\x01\n\x0cModelService\x12<\n\x08GetModel\x12\x1c.trapline.v1.GetModelRequest\x1a\x12.trapline.v1.Model\x12M\n\nListModels\x12\x1e.trapline.v1.ListModelsRequest\x1a\x1f.trapline.v1.ListModelsResponse\x12\x42\n\x0bReloadModel\x12\x1f.trapline.v1.ReloadModelRequest\x1a\x12.trapline.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trapline/v1/model.proto\x12\x0btrapline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1atrapline/v1/metadata.proto\"\x8f\x05\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.trapline.v1.Model.State\x12,\n\x08metadata\x18\x04 \x01(\x0b\x32\x1a.trapline.v1.ModelMetadata\x12\x1b\n\x13\x65xecution_providers\x18\x05 \x03(\t\x12\x1d\n\x15max_batch_image_count\x18\x06 \x01(\x05\x12\x1f\n\x17max_request_image_count\x18\x07 \x01(\x05\x12-\n\tload_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\nlast_error\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x11\n\tprecision\x18\x0b \x01(\t\x12\x0f\n\x07\x66ormats\x18\x0c \x03(\t\x12\x17\n\x0fmax_image_bytes\x18\r \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x0e \x01(\x03\x12\x30\n\ncandidates\x18\x0f \x03(\x0b\x32\x1c.trapline.v1.Model.Candidate\x1al\n\tCandidate\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x19\n\x11images_per_second\x18\x03 \x01(\x01\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.trapline.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12ReloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xdf\x01\n\x0cModelService\x12<\n\x08GetModel\x12\x1c.trapline.v1.GetModelRequest\x1a\x12.trapline.v1.Model\x12M\n\nListModels\x12\x1e.trapline.v1.ListModelsRequest\x1a\x1f.trapline.v1.ListModelsResponse\x12\x42\n\x0bReloadModel\x12\x1f.trapline.v1.ReloadModelRequest\x1a\x12.trapline.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trapline.v1.model_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL']._serialized_start=127
-  _globals['_MODEL']._serialized_end=622
-  _globals['_MODEL_STATE']._serialized_start=537
-  _globals['_MODEL_STATE']._serialized_end=622
-  _globals['_GETMODELREQUEST']._serialized_start=624
-  _globals['_GETMODELREQUEST']._serialized_end=655
-  _globals['_LISTMODELSREQUEST']._serialized_start=657
-  _globals['_LISTMODELSREQUEST']._serialized_end=715
-  _globals['_LISTMODELSRESPONSE']._serialized_start=717
-  _globals['_LISTMODELSRESPONSE']._serialized_end=798
-  _globals['_RELOADMODELREQUEST']._serialized_start=800
-  _globals['_RELOADMODELREQUEST']._serialized_end=851
-  _globals['_MODELSERVICE']._serialized_start=854
-  _globals['_MODELSERVICE']._serialized_end=1077
+  _globals['_MODEL']._serialized_end=782
+  _globals['_MODEL_CANDIDATE']._serialized_start=587
+  _globals['_MODEL_CANDIDATE']._serialized_end=695
+  _globals['_MODEL_STATE']._serialized_start=697
+  _globals['_MODEL_STATE']._serialized_end=782
+  _globals['_GETMODELREQUEST']._serialized_start=784
+  _globals['_GETMODELREQUEST']._serialized_end=815
+  _globals['_LISTMODELSREQUEST']._serialized_start=817
+  _globals['_LISTMODELSREQUEST']._serialized_end=875
+  _globals['_LISTMODELSRESPONSE']._serialized_start=877
+  _globals['_LISTMODELSRESPONSE']._serialized_end=958
+  _globals['_RELOADMODELREQUEST']._serialized_start=960
+  _globals['_RELOADMODELREQUEST']._serialized_end=1011
+  _globals['_MODELSERVICE']._serialized_start=1014
+  _globals['_MODELSERVICE']._serialized_end=1237
 # @@protoc_insertion_point(module_scope)

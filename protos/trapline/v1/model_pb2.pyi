@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "state", "metadata", "execution_providers", "max_batch_image_count", "max_request_image_count", "load_time", "last_error", "digest", "precision", "formats", "max_image_bytes", "max_image_pixels")
+    __slots__ = ("name", "version", "state", "metadata", "execution_providers", "max_batch_image_count", "max_request_image_count", "load_time", "last_error", "digest", "precision", "formats", "max_image_bytes", "max_image_pixels", "candidates")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Model.State]
@@ -21,6 +21,17 @@ class Model(_message.Message):
     STATE_LOADING: Model.State
     STATE_ACTIVE: Model.State
     STATE_FAILED: Model.State
+    class Candidate(_message.Message):
+        __slots__ = ("precision", "digest", "images_per_second", "error")
+        PRECISION_FIELD_NUMBER: _ClassVar[int]
+        DIGEST_FIELD_NUMBER: _ClassVar[int]
+        IMAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+        ERROR_FIELD_NUMBER: _ClassVar[int]
+        precision: str
+        digest: str
+        images_per_second: float
+        error: _status_pb2.Status
+        def __init__(self, precision: _Optional[str] = ..., digest: _Optional[str] = ..., images_per_second: _Optional[float] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +46,7 @@ class Model(_message.Message):
     FORMATS_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     state: Model.State
@@ -49,7 +61,8 @@ class Model(_message.Message):
     formats: _containers.RepeatedScalarFieldContainer[str]
     max_image_bytes: int
     max_image_pixels: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[Model.State, str]] = ..., metadata: _Optional[_Union[_metadata_pb2.ModelMetadata, _Mapping]] = ..., execution_providers: _Optional[_Iterable[str]] = ..., max_batch_image_count: _Optional[int] = ..., max_request_image_count: _Optional[int] = ..., load_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., digest: _Optional[str] = ..., precision: _Optional[str] = ..., formats: _Optional[_Iterable[str]] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ...) -> None: ...
+    candidates: _containers.RepeatedCompositeFieldContainer[Model.Candidate]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[Model.State, str]] = ..., metadata: _Optional[_Union[_metadata_pb2.ModelMetadata, _Mapping]] = ..., execution_providers: _Optional[_Iterable[str]] = ..., max_batch_image_count: _Optional[int] = ..., max_request_image_count: _Optional[int] = ..., load_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., digest: _Optional[str] = ..., precision: _Optional[str] = ..., formats: _Optional[_Iterable[str]] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[Model.Candidate, _Mapping]]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("name",)
