@@ -149,7 +149,7 @@ class Connection:
 def is_worth_retrying(refusal: Refusal) -> bool:
     """Whether the same request may succeed a little later."""
     retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-    return refusal.code in retryable or refusal.reason == ErrorReason.ERROR_REASON_QUEUE_FULL
+    return refusal.retry or refusal.code in retryable
 
 
 def backoff_seconds(attempt_number: int, refusal: Refusal) -> float:
