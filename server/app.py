@@ -28,6 +28,7 @@ from .models import Models
 from .places import QueueLimits
 from .repository import Repository
 from .session import Runtime, Session, read_file
+from .tracing import Tracing, exporter_to
 
 _log = logging.getLogger(__name__)
 
@@ -53,16 +54,24 @@ class Server:
     """
 
     def __init__(
-        self, config: ServerConfig, *, models: Models, images: Images, metrics: Metrics, health_changed: asyncio.Event
+        self,
+        config: ServerConfig,
+        *,
+        models: Models,
+        images: Images,
+        metrics: Metrics,
+        health_changed: asyncio.Event,
+        tracing: Tracing | None = None,
     ) -> None:
         self.config, self.models, self.metrics = config, models, metrics
         self.listen = self.metrics_listen = ""
         self._images, self._gate, self._health_changed = images, Gate(), health_changed
+        self._tracing = tracing
         self._health = health.aio.HealthServicer()
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self._gate, metrics)],
+            interceptors=[CallInterceptor(self._gate, metrics, tracing)],
             options=[
                 ("grpc.so_reuseport", 0),  # a port in use is an error, not half of the calls for each program
                 ("grpc.max_receive_message_length", config.max_message_mib * MIB),
@@ -155,6 +164,9 @@ class Server:
         page, self._page = self._page, None
         if page is not None:
             await asyncio.to_thread(page.close)
+        tracing, self._tracing = self._tracing, None
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     async def _tell_health(self) -> None:
         while True:
@@ -217,7 +229,8 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         max_image_pixels=config.max_image_pixels,
         metrics=metrics,
     )
-    return Server(config, models=models, images=images, metrics=metrics, health_changed=health_changed)
+    tracing = Tracing(exporter_to(config.trace_endpoint)) if config.trace_endpoint else None
+    return Server(config, models=models, images=images, metrics=metrics, health_changed=health_changed, tracing=tracing)
 
 
 def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int], Session]:

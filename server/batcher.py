@@ -244,6 +244,7 @@ class Batcher:
     def _hand_back(self, item: _Waiting, row: NDArray[np.float32], seconds: float, image_count: int) -> None:
         queued = max(0.0, self._run_began - item.ticket.admitted_at - item.preprocess_seconds)
         self._metrics.queue_seconds.labels(self._model_id).observe(queued)
+        item.ticket.count_run(wanted=not item.future.done())
         if not item.future.done():
             item.future.set_result(
                 Answer(scores=row, queue_seconds=queued, inference_seconds=seconds, batch_image_count=image_count)

@@ -18,6 +18,7 @@ from trapline.preprocessing import load_image
 from trapline.v1 import classify_pb2
 
 from .batcher import Answer, Batcher
+from .calls import current
 from .errors import as_refusal, shown
 from .metrics import UNKNOWN_MODEL, Metrics
 from .models import Models, Serving
@@ -89,6 +90,7 @@ class Images:
         Raises:
             Refusal: The request is wrong, its model does not serve, or (QueueFull) there is no room.
         """
+        current().note_image(len(request.image))
         with self._failures_counted(request.model):
             return self._admit(request, deadline, lane, waits)
 
@@ -98,6 +100,7 @@ class Images:
         Raises:
             Refusal: The request is wrong or its model does not serve.
         """
+        current().note_image(len(request.image))
         with self._failures_counted(request.model):
             while True:
                 try:
@@ -116,7 +119,11 @@ class Images:
             pixels, seconds = await self._decoded(admitted)
             answer = await admitted.serving.batcher.classify(admitted.ticket, pixels, preprocess_seconds=seconds)
             response = _response(admitted, answer, seconds)
+            # Before the place is given back: a replaced version drops its series once all its places are.
+            best = int(answer.scores.argmax())
+            admitted.serving.drift.observe(best, float(answer.scores[best]))
         self._metrics.images.labels(admitted.serving.model_id, "OK").inc()
+        current().note_answer(answer, preprocess_seconds=seconds)
         return response
 
     def answering(self, admitted: Admitted) -> "asyncio.Task[classify_pb2.ClassifyResult]":
@@ -142,7 +149,9 @@ class Images:
         lane: Lane,
         waits: dict[Batcher, float] | None,
     ) -> Admitted:
-        serving = self._models.serving(model_id_of(request.model))
+        model_id = model_id_of(request.model)
+        current().note_model(model_id)
+        serving = self._models.serving(model_id)
         self._check(request)
         batcher = serving.batcher
         wait = None if waits is None else waits.setdefault(batcher, batcher.wait_seconds())
@@ -201,6 +210,7 @@ class Images:
         except Exception as error:
             refusal = as_refusal(error)
             self._count(name, reason_name(refusal))
+            current().note_refusal(refusal)
             if refusal is error:
                 raise
             raise refusal from error

@@ -17,6 +17,7 @@ VALUES = {
     "learning-rate": "0.5", "listen": "there:1", "max-queue-mib": "512", "metrics": "there:2", "model": "some",
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
+    "log-format": "json", "trace-endpoint": "http://there:3",
 }  # fmt: skip
 
 #: Option names as people type them. An option may be added; one that was released is never renamed or taken away.
@@ -35,8 +36,8 @@ FROZEN = {
     "trainer cache list": "--cache-dir",
     "trainer cache clear": "--cache-dir --older-than-days",
     "server run": "--allow-empty --config --device --drain-seconds --gpu-memory-mib --listen --max-batch "
-    "--max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib --max-queue-ms --metrics "
-    "--models --reflection --tf32 --threads --watch",
+    "--log-format --max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib --max-queue-ms "
+    "--metrics --models --reflection --tf32 --threads --trace-endpoint --watch",
     "server check": "--config --device --gpu-memory-mib --max-batch --models --tf32 --threads",
     "trapline classify": "PATHS --model --out --server --timeout-seconds --top-k --window",
     "trapline models": "--json --server --timeout-seconds",
@@ -44,9 +45,13 @@ FROZEN = {
 }
 
 
-@pytest.fixture(name="configuration", scope="module")
-def _configuration() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("configuration", TOP / "docs" / "configuration.py")
+#: Scripts under docs/ that write the page of their name.
+WRITTEN = ("configuration", "errors", "metrics")
+
+
+def writer(name: str) -> ModuleType:
+    """The script that writes a page."""
+    spec = importlib.util.spec_from_file_location(name, TOP / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -54,10 +59,25 @@ def _configuration() -> ModuleType:
     return module
 
 
-def test_the_page_of_options_is_current(configuration):
-    """docs/configuration.md says what the declarations say now."""
-    written = configuration.PAGE.read_text(encoding="utf-8")
-    assert written == configuration.text(), "run `python docs/configuration.py`"
+@pytest.fixture(name="configuration", scope="module")
+def _configuration() -> ModuleType:
+    return writer("configuration")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_page_that_is_written_is_current(name):
+    """A page made from declarations says what they say now, and `make protos` writes it."""
+    module = writer(name)
+    assert module.PAGE.read_text(encoding="utf-8") == module.text(), f"run `python docs/{name}.py`"
+    assert f"docs/{name}.py" in (TOP / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_page_of_errors_has_every_reason():
+    """Each reason that a service sends has one row, with its class and code."""
+    module = writer("errors")
+    assert len(module.REFUSALS) >= 11
+    for kind in module.REFUSALS:
+        assert module.text().count(f"| `{kind.__name__}` | {kind.code.name} | `") == 1
 
 
 def test_option_names_are_frozen(configuration):
