@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from trapline import command_line
 from trapline.command_line import Options, Verb
@@ -21,6 +21,10 @@ def _is_address(text: str) -> str:
     if not re.fullmatch(r"[^/\s]+:\d{1,5}|(dns|ipv4|ipv6|unix|unix-abstract|xds):\S+", text):
         raise ValueError("must be HOST:PORT, e.g. 127.0.0.1:50051")
     return text
+
+
+def _split(value: object) -> object:
+    return tuple(value.split(",")) if isinstance(value, str) else value
 
 
 _Address = Annotated[str, AfterValidator(_is_address)]
@@ -39,7 +43,10 @@ class ClassifyOptions(Options):
         min_length=1,
         description="photos, taken whatever their names, and folders, walked for files with an image's name",
     )
-    server: _Address = _SERVER
+    server: Annotated[tuple[_Address, ...], NoDecode, BeforeValidator(_split)] = Field(
+        ("127.0.0.1:50051",),
+        description="the server's address, HOST:PORT or a gRPC target; several share the work: A,B or the option twice",
+    )
     model: _ModelId = Field(description="id of the model to ask, as `trapline models` lists it")
     out: Path | None = Field(None, description="file for the rows, .csv or .json; without it they are printed")
     top_k: int = Field(3, ge=1, le=1000, description="predictions for each image, best first")

@@ -29,6 +29,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from trapline.request_id import REQUEST_ID_KEY, is_request_id
 from trapline.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN = "trapline.v1"
@@ -57,6 +58,7 @@ class Refusal(TraplineError):
         metadata: Variables of the sentence, keys in lower camel case.
         retry_seconds: When to come back, in seconds; None where coming back does not help.
         violations: Bad fields, path to description.
+        request_id: The call's id, by which the server's log tells it; empty where it is not known.
         retry: Whether the very same request may succeed later.
         cause: What is wrong, for the page of errors.
         remedy: What the caller should do, for the page of errors.
@@ -83,6 +85,7 @@ class Refusal(TraplineError):
         self.metadata = {key: str(value) for key, value in metadata.items()}
         self.retry_seconds = retry_seconds
         self.violations = dict(violations or {})
+        self.request_id = ""
 
 
 class RequestInvalid(Refusal):
@@ -232,13 +235,19 @@ def from_status(status: status_pb2.Status) -> Refusal:
 def from_rpc_error(error: grpc.RpcError) -> Refusal:
     """The `Refusal` that a failed call stands for, also where it carries no details (a refused connection, say)."""
     call: Any = error  # every RpcError that a call raises is a grpc.Call too
+    plain = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
+    refusal = _from_details(call) or from_status(plain)
+    found = [value for key, value in call.trailing_metadata() or () if key == REQUEST_ID_KEY]
+    refusal.request_id = str(found[0]) if found and is_request_id(found[0]) else ""
+    return refusal
+
+
+def _from_details(call: grpc.Call) -> Refusal | None:
     try:
         status = rpc_status.from_call(call)
-        if status is not None:
-            return from_status(status)
+        return None if status is None else from_status(status)
     except (ValueError, DecodeError):
-        pass  # details that are not ours: a proxy changed the code or the bytes, so code and text must do
-    return from_status(status_pb2.Status(code=call.code().value[0], message=call.details() or ""))
+        return None  # details that are not ours: a proxy changed the code or the bytes, so code and text must do
 
 
 def _pack(
