@@ -21,6 +21,7 @@ from trapline.v1 import classify_pb2, model_pb2
 from .answers import Answer, Result, Source, answer_of
 from .images import read_image
 from .resending import ResendingStream
+from .security import Security
 from .servers import Servers
 
 #: Images under way at a time: enough to fill the batches of a server with some to spare.
@@ -41,20 +42,28 @@ class Classifier:
             several of them.
         model: The model's id, as `trapline models` lists it.
         timeout_seconds: Longest wait for one image's answer, in seconds, more than 0.
+        security: TLS and the token, for every server; plain text where absent, with the token of TRAPLINE_TOKEN where
+            there is one.
 
     Raises:
         RequestInvalid: `timeout_seconds` is out of range, or there is no address.
+        UsageError: A file of `security` cannot be used, or a token would leave this machine in plain text.
     """
 
     def __init__(
-        self, address: str | Sequence[str], *, model: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+        self,
+        address: str | Sequence[str],
+        *,
+        model: str,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        security: Security | None = None,
     ) -> None:
         if not 0 < timeout_seconds < math.inf:
             raise RequestInvalid(f"timeout_seconds must be more than 0 and finite, not {timeout_seconds}")
         addresses = [address] if isinstance(address, str) else list(address)
         if not addresses:
             raise RequestInvalid("address must name a server, HOST:PORT, or several")
-        self._servers = Servers(addresses)
+        self._servers = Servers(addresses, security=security)
         self._name = f"models/{model}"
         self._timeout_seconds = timeout_seconds
         self._limit_bytes: int | None = None

@@ -1,20 +1,28 @@
 """`trapline`: photos through a running server, from a shell."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+# gRPC would print each handshake that fails beside the sentence that we make of it; it reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from trapline import command_line
 from trapline.command_line import Options, Verb
 from trapline.errors import UsageError
 from trapline.model_file import check_model_id
+
+if TYPE_CHECKING:
+    from .security import Security
 
 
 def _is_address(text: str) -> str:
@@ -29,15 +37,48 @@ def _split(value: object) -> object:
 
 _Address = Annotated[str, AfterValidator(_is_address)]
 _ModelId = Annotated[str, AfterValidator(check_model_id)]
-_SERVER = Field(
-    "127.0.0.1:50051", description="the server's address, HOST:PORT or a gRPC target such as dns:///HOST:PORT"
-)
 
 
-class ClassifyOptions(Options):
-    """Classify photos and folders of photos."""
+class _SecurityOptions(Options):
+    """How the way to a server is guarded."""
 
     model_config = SettingsConfigDict(env_prefix="TRAPLINE_")
+
+    tls: bool = Field(False, description="speak TLS, to a certificate of a public CA; the options below imply it")
+    tls_ca: Path | None = Field(None, description="certificate in PEM of the CA that signed the server's")
+    tls_cert: Path | None = Field(
+        None, description="the client's own certificate in PEM, where the server asks for one"
+    )
+    tls_key: Path | None = Field(None, description="key of --tls-cert in PEM, not encrypted")
+    token_file: Path | None = Field(
+        None, description="file with the token to send; without it TRAPLINE_TOKEN is sent, where that is set"
+    )
+    plaintext_token: bool = Field(False, description="send the token to another machine without TLS, too")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key belong together: give both or neither")
+        return self
+
+    @property
+    def security(self) -> "Security":
+        """The same as the connection takes it."""
+        from .security import Security
+
+        return Security(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Security)})
+
+
+class _ServerOptions(_SecurityOptions):
+    """Where the one server is."""
+
+    server: _Address = Field(
+        "127.0.0.1:50051", description="the server's address, HOST:PORT or a gRPC target such as dns:///HOST:PORT"
+    )
+
+
+class ClassifyOptions(_SecurityOptions):
+    """Classify photos and folders of photos."""
 
     paths: CliPositionalArg[list[str]] = Field(
         min_length=1,
@@ -59,24 +100,20 @@ class ClassifyOptions(Options):
     )
 
 
-class ModelsOptions(Options):
+class ModelsOptions(_ServerOptions):
     """List the models that a server serves."""
 
     model_config = SettingsConfigDict(env_prefix="TRAPLINE_", env_prefix_target="all")
 
-    server: _Address = _SERVER
     # The name `json` would hide a method of pydantic's.
     as_json: bool = Field(False, alias="json", description="print an array of Model in protobuf JSON")
     timeout_seconds: float = Field(10.0, gt=0, le=86_400, description="longest wait for the server, in seconds")
 
 
-class ReloadOptions(Options):
+class ReloadOptions(_ServerOptions):
     """Let a server pick up a model's new version, or serve an older one again."""
 
-    model_config = SettingsConfigDict(env_prefix="TRAPLINE_")
-
     model: CliPositionalArg[_ModelId] = Field(description="id of the model, as `trapline models` lists it")
-    server: _Address = _SERVER
     version: str = Field("", description="version to serve and to stay with; the newest without it")
     timeout_seconds: float = Field(
         300.0, gt=0, le=86_400, description="longest wait for the model to be read and warmed up, in seconds"
@@ -100,7 +137,12 @@ def _classify(options: ClassifyOptions) -> int:
     bar = sys.stderr.isatty() and (options.out is not None or not sys.stdout.isatty())
     with contextlib.ExitStack() as stack:
         classifier = stack.enter_context(
-            Classifier(options.server, model=options.model, timeout_seconds=options.timeout_seconds)
+            Classifier(
+                options.server,
+                model=options.model,
+                timeout_seconds=options.timeout_seconds,
+                security=options.security,
+            )
         )
         outcomes = classifier.classify_many(found.paths, top_k=options.top_k, window=options.window)
         rows = (
@@ -122,7 +164,7 @@ def _models(options: ModelsOptions) -> int:
 
     from .models import list_models, table_of
 
-    models = list_models(options.server, timeout_seconds=options.timeout_seconds)
+    models = list_models(options.server, timeout_seconds=options.timeout_seconds, security=options.security)
     if options.as_json:
         print(json.dumps([MessageToDict(model) for model in models], indent=2))
     elif models:
@@ -136,7 +178,11 @@ def _reload(options: ReloadOptions) -> int:
     from .models import reload_model
 
     model = reload_model(
-        options.server, model=options.model, version=options.version, timeout_seconds=options.timeout_seconds
+        options.server,
+        model=options.model,
+        version=options.version,
+        timeout_seconds=options.timeout_seconds,
+        security=options.security,
     )
     print(f"{model.name.removeprefix('models/')}: version {model.version} is served")
     return 0

@@ -17,6 +17,8 @@ from trapline.errors import DeadlineExceeded, ModelInvalid, ModelLoading, Refusa
 from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
 from trapline.v1.error_reason_pb2 import ErrorReason
 
+from .security import Security
+
 #: How long a server that was never reached is tried, in seconds: a typing error should show soon.
 START_SECONDS = 5.0
 #: Longest wait for the answer to one question about a model, in seconds.
@@ -60,11 +62,15 @@ class Connection:
 
     Args:
         address: `host:port`, or any target that gRPC knows, e.g. `dns:///trapline.example:50051`.
+        security: TLS and the token; plain text where absent, with the token of TRAPLINE_TOKEN where there is one.
+
+    Raises:
+        UsageError: A file cannot be used, or a token would leave this machine in plain text.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address, self.closed = address, False
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    def __init__(self, address: str, *, security: Security | None = None) -> None:
+        self.address, self.closed, self._security = address, False, security or Security()
+        self._channel = self._security.channel(address, _CHANNEL_OPTIONS)
         self.classify_stub = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self.model_stub = model_pb2_grpc.ModelServiceStub(self._channel)
         self.health_stub: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -147,6 +153,9 @@ class Connection:
             return refusal
         detail = refusal.message.rpartition(": ")[2].rstrip("]") or refusal.code.name
         if refusal.code is grpc.StatusCode.UNAVAILABLE:
+            handshake = self._security.explained(refusal.message)
+            if handshake:
+                return ServerUnreachable(f"cannot talk to the server at {self.address}: {handshake}")
             return ServerUnreachable(
                 f"cannot reach the server at {self.address} ({detail}); start one with `server run`"
             )

@@ -6,24 +6,26 @@ from collections.abc import Sequence
 from trapline.v1 import model_pb2
 
 from .connection import Connection
+from .security import Security
 
 _HEADER = ("MODEL", "VERSION", "STATE", "LABELS", "INPUT", "ACCURACY", "LAST ERROR")
 _LABELS_SHOWN = 4
 
 
-def list_models(address: str, *, timeout_seconds: float) -> list[model_pb2.Model]:
+def list_models(address: str, *, timeout_seconds: float, security: Security | None = None) -> list[model_pb2.Model]:
     """Every model of the server at `address`, by name.
 
     Args:
         address: `host:port` or a gRPC target.
         timeout_seconds: For each page of models, in seconds; a server out of reach is given up after 5 s at most.
+        security: TLS and the token.
 
     Raises:
         Refusal: The server is not reached or refuses.
     """
     models: list[model_pb2.Model] = []
     request = model_pb2.ListModelsRequest()
-    with contextlib.closing(Connection(address)) as connection:
+    with contextlib.closing(Connection(address, security=security)) as connection:
         while True:
             page = connection.persist(
                 lambda seconds_left: connection.model_stub.ListModels(request, timeout=seconds_left),
@@ -35,7 +37,9 @@ def list_models(address: str, *, timeout_seconds: float) -> list[model_pb2.Model
             request.page_token = page.next_page_token
 
 
-def reload_model(address: str, *, model: str, version: str, timeout_seconds: float) -> model_pb2.Model:
+def reload_model(
+    address: str, *, model: str, version: str, timeout_seconds: float, security: Security | None = None
+) -> model_pb2.Model:
     """The model as it is served after a reload.
 
     Args:
@@ -43,12 +47,13 @@ def reload_model(address: str, *, model: str, version: str, timeout_seconds: flo
         model: The model's id.
         version: The version to serve; empty for the newest.
         timeout_seconds: For reading and warming up, in seconds; a server out of reach is given up after 5 s at most.
+        security: TLS and the token.
 
     Raises:
         Refusal: The server is not reached, or there is no such model or version, or it cannot be served.
     """
     request = model_pb2.ReloadModelRequest(name=f"models/{model}", version=version)
-    with contextlib.closing(Connection(address)) as connection:
+    with contextlib.closing(Connection(address, security=security)) as connection:
         reloaded: model_pb2.Model = connection.persist(
             lambda seconds_left: connection.model_stub.ReloadModel(request, timeout=seconds_left),
             timeout_seconds=timeout_seconds,

@@ -10,6 +10,7 @@ import grpc
 from trapline.errors import Refusal, from_rpc_error
 
 from .connection import START_SECONDS, Connection, is_worth_retrying, persist
+from .security import Security
 
 # How long a server that failed is left alone before it is looked at again, in seconds.
 _REST_SECONDS = 1.0
@@ -22,10 +23,14 @@ class Servers:
 
     Args:
         addresses: Of each, `host:port` or a gRPC target; at least one.
+        security: TLS and the token, for each.
+
+    Raises:
+        UsageError: A file cannot be used, or a token would leave this machine in plain text.
     """
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self.connections = tuple(Connection(address) for address in addresses)
+    def __init__(self, addresses: Sequence[str], *, security: Security | None = None) -> None:
+        self.connections = tuple(Connection(address, security=security) for address in addresses)
         self._turns = itertools.cycle(self.connections)
         # When to look again at a server that failed; it is then asked for its health first.
         self._rests: dict[Connection, float] = {}

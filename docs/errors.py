@@ -32,10 +32,11 @@ A retry should wait longer each time, with some chance in it; `Classifier` and `
 ([clients](clients.md#retries)). Each call ends with its id in the trailing metadata, `x-request-id`, which the server's
 log line of the call has too ([serving](serving.md#log)).
 
+No text of a library leaves the server: what is not one of these classes becomes `INTERNAL`, and the log has the whole.
 Errors that gRPC itself makes have no `ErrorInfo`, and no reason in a CSV row. A request above `--max-message-mib` gets
 RESOURCE_EXHAUSTED: do not take that for a full queue. A caller whose own deadline runs out first sees DEADLINE_EXCEEDED
-without a reason. Where no server answers, the clients say UNAVAILABLE with a sentence of their own
-(`clients.connection.ServerUnreachable`).
+without a reason. Where no server answers, or none that TLS lets the client talk to, the clients say
+UNAVAILABLE with a sentence of their own (`clients.connection.ServerUnreachable`).
 
 `DATASET_INVALID`, `TRAIN_JOB_NOT_FOUND` and `TRAIN_JOB_WRONG_STATE` stand in
 [error_reason.proto](../protos/trapline/v1/error_reason.proto) for the training service, which is not there yet; nothing

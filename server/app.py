@@ -3,37 +3,37 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
-from trapline.errors import TraplineError, UsageError
+from trapline.errors import TraplineError
 from trapline.processors import thread_count
-from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
 
-from .addresses import cannot_listen, check_free, joined, split
+from .authentication import CLASSIFY_SERVICE
 from .batcher import Batcher
 from .classify_service import ClassifyService
 from .config import MIB, ModelOptions, ServerConfig
 from .device import choose_device
 from .gate import Gate
 from .images import Images
-from .interceptors import CallInterceptor
+from .lanes import Lanes
 from .metrics import Metrics, MetricsPage
 from .model_service import ModelService
 from .models import Models
+from .pace import Pace
 from .places import QueueLimits
 from .repository import Repository
+from .services import add_services
 from .session import Runtime, Session, read_file
 from .tracing import Tracing, exporter_to
+from .transport import Doors
+from .trial import try_out
 
 _log = logging.getLogger(__name__)
 
-CLASSIFY_SERVICE = classify_pb2.DESCRIPTOR.services_by_name["ClassifyService"].full_name
-MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 #: Health services that say whether work can be taken, and the one that says whether the process is well.
 READINESS, LIVENESS = ("", CLASSIFY_SERVICE), "liveness"
 #: How often `--watch` looks into the repository.
@@ -51,6 +51,7 @@ class Server:
         models: The models served.
         listen: HOST:PORT that is served on, with the real port; empty before `start`.
         metrics_listen: HOST:PORT of the metrics page; empty where it is off.
+        doors: Every address of its gRPC.
     """
 
     def __init__(
@@ -59,29 +60,20 @@ class Server:
         *,
         models: Models,
         images: Images,
+        lanes: Lanes,
         metrics: Metrics,
         health_changed: asyncio.Event,
+        stopping: threading.Event,
         tracing: Tracing | None = None,
     ) -> None:
         self.config, self.models, self.metrics = config, models, metrics
         self.listen = self.metrics_listen = ""
-        self._images, self._gate, self._health_changed = images, Gate(), health_changed
-        self._tracing = tracing
+        self._images, self._lanes, self._gate = images, lanes, Gate()
+        self._health_changed, self._stopping, self._tracing = health_changed, stopping, tracing
         self._health = health.aio.HealthServicer()
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self._gate, metrics, tracing)],
-            options=[
-                ("grpc.so_reuseport", 0),  # a port in use is an error, not half of the calls for each program
-                ("grpc.max_receive_message_length", config.max_message_mib * MIB),
-                ("grpc.max_concurrent_streams", 1000),
-                # Finds clients that vanished without a word, and lets clients look after theirs as often.
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ],
-        )
+        self.doors = Doors(config, gate=self._gate, metrics=metrics, tracing=tracing)
 
     async def start(self) -> None:
         """Binds, and answers health with NOT_SERVING; calls get MODEL_LOADING until `load` is done.
@@ -93,24 +85,16 @@ class Server:
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         window = max(32, 4 * self.config.max_batch)
-        classify_pb2_grpc.add_ClassifyServiceServicer_to_server(
-            ClassifyService(self._images, self._gate, stream_window=window), self._grpc
+        classify = ClassifyService(self._images, self._gate, stream_window=window)
+        models = ModelService(self.models, self.config)
+        add_services(
+            self.doors, classify=classify, models=models, health=self._health, reflected=self.config.reflection
         )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.config), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        if self.config.reflection:
-            names = (CLASSIFY_SERVICE, MODEL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._grpc)
-        check_free("--listen", self.config.listen)
-        try:
-            port = self._grpc.add_insecure_port(self.config.listen)
-        except RuntimeError as error:
-            raise UsageError(cannot_listen("--listen", self.config.listen, OSError(0, "refused"))) from error
         if self.config.metrics:
             self._page = MetricsPage(self.config.metrics, self.metrics)
             self.metrics_listen = self._page.address
-        await self._grpc.start()
-        self.listen = joined(split(self.config.listen)[0], port)
+        await self.doors.open()
+        self.listen = self.doors.main.address
         self._tasks.append(asyncio.create_task(self._tell_health()))
 
     async def load(self) -> None:
@@ -141,12 +125,12 @@ class Server:
         self._gate.close()
         # gRPC turns new calls away and tells clients to leave, while what is under way goes on.
         left = max(0.0, end - loop.time())
-        closing = asyncio.create_task(self._grpc.stop(left + 1))
+        closing = asyncio.create_task(self.doors.stop(left + 1))
         with contextlib.suppress(TimeoutError):  # what is then still under way is cut off, and counted
             await asyncio.wait_for(self._gate.empty(), left)
         cut_off = self._gate.call_count
         # Health watches never end by themselves: answers handed to gRPC get a moment to leave, then it closes.
-        await self._grpc.stop(None if cut_off else _FLUSH_SECONDS)
+        await self.doors.stop(None if cut_off else _FLUSH_SECONDS)
         await closing
         await self.stop()
         _log.info("event=drain_ended calls_cut_off=%d", cut_off)
@@ -155,12 +139,14 @@ class Server:
     async def stop(self) -> None:
         """Ends at once: calls under way are cancelled. A second time does nothing."""
         self._gate.close()
-        await self._grpc.stop(None)
+        await self.doors.stop(None)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping.set()
         await self.models.close()
         self._images.close()
+        self._lanes.close()
         page, self._page = self._page, None
         if page is not None:
             await asyncio.to_thread(page.close)
@@ -206,16 +192,20 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         raise TraplineError(
             f"--models: {config.models} has no models; publish one with `trainer publish`, or start with --allow-empty"
         )
-    load = load or loader(config, repository)
+    device, threads, stopping = choose_device(config.device), thread_count(config.threads), threading.Event()
+    load = load or loader(config, repository, device=device, stopping=stopping)
     metrics, health_changed = Metrics(), asyncio.Event()
     limits = _limits(config)
+    # On a GPU one batch is prepared while another one runs; on the CPU each thread may run one.
+    lanes = Lanes(2, one_device=True) if device == "cuda" else Lanes(threads)
 
     def serve(model_id: str, session: Session) -> Batcher:
         return Batcher(
             session.run,
             label_count=session.label_count,
             limits=limits,
-            pace=session.pace,
+            pace=Pace(session.arrangement, decode_threads=threads),
+            lanes=lanes,
             model_id=model_id,
             metrics=metrics,
             on_broken=health_changed.set,
@@ -224,32 +214,44 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
     models = Models(repository, load=load, serve=serve, metrics=metrics, on_change=health_changed.set)
     images = Images(
         models,
-        decode_threads=thread_count(config.threads),
+        decode_threads=threads,
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,
         metrics=metrics,
     )
-    tracing = Tracing(exporter_to(config.trace_endpoint)) if config.trace_endpoint else None
-    return Server(config, models=models, images=images, metrics=metrics, health_changed=health_changed, tracing=tracing)
+    return Server(
+        config,
+        models=models,
+        images=images,
+        lanes=lanes,
+        metrics=metrics,
+        health_changed=health_changed,
+        stopping=stopping,
+        tracing=Tracing(exporter_to(config.trace_endpoint)) if config.trace_endpoint else None,
+    )
 
 
-def loader(config: ModelOptions, repository: Repository) -> Callable[[str, int], Session]:
-    """What reads and warms up one version (id, version).
-
-    Raises:
-        TraplineError: CUDA is wanted and does not work.
-    """
-    threads = thread_count(config.threads)
+def loader(
+    config: ModelOptions,
+    repository: Repository,
+    *,
+    device: Literal["cpu", "cuda"],
+    stopping: threading.Event | None = None,
+) -> Callable[[str, int], Session]:
+    """What tries out, reads and warms up one version (id, version) on `device`; `stopping` ends a trial."""
     runtime = Runtime(
-        device=choose_device(config.device),
-        threads=threads,
+        device=device,
+        threads=thread_count(config.threads),
         max_batch=config.max_batch,
         tf32=config.tf32,
         gpu_memory_bytes=config.gpu_memory_mib * MIB,
     )
 
     def load(model_id: str, version: int) -> Session:
-        return Session(read_file(repository.file(model_id, version)), runtime, decode_threads=threads)
+        content = read_file(repository.file(model_id, version))
+        if config.model_memory_mib:
+            try_out(content, max_batch=config.max_batch, memory_mib=config.model_memory_mib, stopping=stopping)
+        return Session(content, runtime)
 
     return load
 

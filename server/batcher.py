@@ -1,22 +1,25 @@
-"""A model's queue: images wait here, and whenever the device is free it takes what waits as one batch.
+"""A model's queue: images wait here, and whenever a lane is free it takes what waits as one batch.
 
-There is no timer by default: an idle server answers at once, a busy one fills its batches by itself. Calls go first
-into a batch, but a quarter of it is kept for streams that wait; `places` says who gets in at all.
+There is no timer by default: an idle server answers at once, a busy one fills its batches by itself. A lone image has
+the whole device; under load several batches run side by side where warm-up found that faster. `fair_queue` says whose
+turn it is, `lanes` which model's, `places` who gets in at all.
 """
 
 import asyncio
+import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trapline.errors import DeadlineExceeded, ModelOutputInvalid, Refusal, ShuttingDown
+from trapline.errors import ModelOutputInvalid, Refusal, ShuttingDown
 
 from .errors import as_refusal
+from .fair_queue import FairQueue, Waiting
+from .lanes import Lanes, Offer, Taken
 from .metrics import Metrics
 from .pace import Pace
 from .places import Lane, Places, QueueLimits, Ticket
@@ -35,23 +38,36 @@ class Answer:
     batch_image_count: int
 
 
+class Run(Protocol):
+    """Runs a batch: uint8 [N, height_px, width_px, 3] -> float32 [N, label_count]; called from several threads."""
+
+    def __call__(self, pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:
+        """The scores; `alone` says whether the batch has the whole device."""
+
+
 @dataclass(kw_only=True, eq=False)
-class _Waiting:
+class _Decoded(Waiting):
     pixels: NDArray[np.uint8]
-    ticket: Ticket
     preprocess_seconds: float
-    future: "asyncio.Future[Answer]"
-    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Batch:
+    images: Sequence[_Decoded]
+    alone: bool
+    taken: Taken
+    began: float
 
 
 class Batcher:
-    """Runs one version of one model, a batch at a time, on a thread of its own.
+    """Runs one version of one model.
 
     Args:
-        run: uint8 [N, height_px, width_px, 3] -> float32 [N, label_count]; called from one thread only.
+        run: Runs a batch.
         label_count: Scores that each image must get.
         limits: How much the queue takes.
-        pace: How long batches take.
+        pace: How batches run, and how long they take.
+        lanes: Where they run, beside those of other models.
         model_id: The model's id, for refusals and metrics.
         metrics: Where to count.
         on_broken: Called on the event loop when `broken` changes.
@@ -59,28 +75,25 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        run: Run,
         *,
         label_count: int,
         limits: QueueLimits,
         pace: Pace,
+        lanes: Lanes,
         model_id: str,
         metrics: Metrics,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
-        self._run, self._label_count, self._limits, self.pace = run, label_count, limits, pace
+        self._run, self._label_count, self._limits, self.pace, self._lanes = run, label_count, limits, pace, lanes
         self._model_id, self._metrics, self._on_broken = model_id, metrics, on_broken
-        self._queues: dict[Lane, deque[_Waiting]] = {lane: deque() for lane in Lane}
-        self._running: Sequence[_Waiting] = ()
-        self._run_began = 0.0
-        self._turn = 0
+        self._queue = FairQueue[_Decoded]()
+        self._batches: set[_Batch] = set()
         self._failures = 0
-        self._closing = False
-        self._arrived = asyncio.Event()
-        # A place that is given back may be the last one that a closing queue waits for.
-        self._places = Places(limits, model_id=model_id, metrics=metrics, on_release=self._arrived.set)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"run-{model_id}")
-        self._loop_task = asyncio.create_task(self._serve(), name=f"batcher-{model_id}")
+        self._filling: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self._places = Places(limits, model_id=model_id, metrics=metrics, on_release=self._released)
+        self._loop = asyncio.get_running_loop()
 
     @property
     def broken(self) -> bool:
@@ -92,23 +105,32 @@ class Batcher:
         """Images accepted and not answered yet."""
         return self._places.image_count
 
-    def wait_seconds(self) -> float:
-        """How long a call that comes now is expected to wait for its batch to start."""
-        running_calls = sum(item.ticket.lane is Lane.CALL for item in self._running)
-        waiting: float = self._places.images[Lane.CALL] - running_calls
-        if self._queues[Lane.STREAM]:
-            waiting *= 4 / 3  # the share of each batch that streams get
-        elapsed = time.monotonic() - self._run_began
-        return self.pace.wait_seconds(waiting=waiting, running=len(self._running), elapsed_seconds=elapsed)
+    def __len__(self) -> int:
+        """Images that are decoded and wait for a lane."""
+        return len(self._queue)
+
+    def wait_seconds(self, caller: str = "") -> float:
+        """How long a call of `caller` that comes now is expected to wait for its batch to start."""
+        ahead = self._places.ahead(caller)
+        return self.pace.wait_seconds(
+            ahead=ahead, rest_seconds=self._lanes.rest_seconds(), model_count=max(1, self._lanes.wanting_count)
+        )
 
     def admit(
-        self, byte_count: int, *, lane: Lane, deadline: float | None = None, wait_seconds: float | None = None
+        self,
+        byte_count: int,
+        *,
+        lane: Lane,
+        caller: str = "",
+        deadline: float | None = None,
+        wait_seconds: float | None = None,
     ) -> Ticket:
         """A place for an image of `byte_count` bytes, at once.
 
         Args:
             byte_count: Size of the image's file.
-            lane: Who asks.
+            lane: What it came by.
+            caller: Who asks; callers take turns.
             deadline: When the caller gives up, in `time.monotonic` seconds.
             wait_seconds: The expected wait, where the caller measured it before (so that a call of many images is
                 not refused for the wait that it makes itself).
@@ -116,11 +138,15 @@ class Batcher:
         Raises:
             QueueFull: No room, or (calls only) a wait beyond the limit; says when to come back.
         """
-        now = self.wait_seconds()
+        now = self.wait_seconds(caller)
         expected = 0.0 if lane is Lane.STREAM else now if wait_seconds is None else wait_seconds
-        retry_seconds = min(5.0, max(0.05, now / 2))
         return self._places.admit(
-            byte_count, lane=lane, deadline=deadline, wait_seconds=expected, retry_seconds=retry_seconds
+            byte_count,
+            lane=lane,
+            caller=caller,
+            deadline=deadline,
+            wait_seconds=expected,
+            retry_seconds=min(5.0, max(0.05, now / 2)),
         )
 
     async def room(self) -> None:
@@ -136,119 +162,114 @@ class Batcher:
             InternalError: The runtime failed; the images of other batches are not hurt.
         """
         ticket.check_deadline()
-        item = _Waiting(
-            pixels=pixels,
-            ticket=ticket,
-            preprocess_seconds=preprocess_seconds,
-            future=asyncio.get_running_loop().create_future(),
-        )
-        self._queues[ticket.lane].append(item)
-        self._arrived.set()
-        return await item.future
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        image = _Decoded(ticket=ticket, future=future, pixels=pixels, preprocess_seconds=preprocess_seconds)
+        self._queue.put(image)
+        if self._limits.max_delay_seconds and self._filling is None:
+            self._fill()
+        self._lanes.want(self)
+        return await future
 
     async def close(self) -> None:
-        """Answers what was accepted, then ends the thread. Nothing may be admitted any more."""
-        self._closing = True
-        self._arrived.set()
-        await self._loop_task
-        self._thread.shutdown(wait=False)
+        """Answers what was accepted, and lets what runs end. Nothing may be admitted any more."""
+        while self.image_count or self._batches:
+            self._empty.clear()
+            await self._empty.wait()
+        self._lanes.forget(self)
+        for image in self._queue.clear():  # nobody waits for these any more
+            image.ticket.count_cancelled()
 
     def abort(self) -> None:
         """Ends at once: what waits is refused with ShuttingDown, and what runs is not answered."""
-        self._loop_task.cancel()
-        for item in (*self._running, *self._queues[Lane.CALL], *self._queues[Lane.STREAM]):
-            _fail(item, ShuttingDown("the server stops; ask another one"))
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._lanes.forget(self)
+        if self._filling is not None:
+            self._filling.cancel()
+        for image in (*self._queue.clear(), *(image for batch in self._batches for image in batch.images)):
+            image.fail(ShuttingDown("the server stops; ask another one"))
 
-    async def _serve(self) -> None:
-        while not (self._closing and self.image_count == 0):
-            await self._arrived.wait()
-            self._arrived.clear()
-            while any(self._queues.values()):
-                await self._fill()
-                batch = self._take()
-                if batch:
-                    await self._answer(batch)
-
-    async def _fill(self) -> None:
-        """Waits up to `max_delay_seconds`, counted from the first image's arrival, for a full batch."""
-        while self._limits.max_delay_seconds:
-            waiting = [item for queue in self._queues.values() for item in queue if not item.future.done()]
-            if not waiting or len(waiting) >= self._limits.max_batch:
-                return
-            left = min(item.since for item in waiting) + self._limits.max_delay_seconds - time.monotonic()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), max(0.0, left))
-            except TimeoutError:
-                return
-            self._arrived.clear()
-
-    def _take(self) -> list[_Waiting]:
-        """The next batch: calls first, a quarter for streams that wait; who left or is late is left out."""
-        self._turn += 1
+    def start(self, offer: Offer) -> Taken | None:
+        """Starts the next batch, if there is one to start; `Lanes` calls it."""
+        if len(self._queue) < self._limits.max_batch and (offer.full_only or self._filling is not None):
+            return None
+        if self._filling is not None:
+            self._filling.cancel()
+            self._filling = None
+        arrangement = self.pace.arrangement
+        alone = arrangement.shared is None or (offer.whole and self.image_count == 1)
         size = self._limits.max_batch
-        kept = size // 4 or int(self._turn % 4 == 0)
-        batch = self._pick(Lane.STREAM, kept)
-        batch += self._pick(Lane.CALL, size - len(batch))
-        return batch + self._pick(Lane.STREAM, size - len(batch))
+        if not alone:
+            size = min(arrangement.loaded.image_count, math.ceil(len(self._queue) / offer.free))
+        images = self._queue.take(size)
+        if len(self._queue) and self._limits.max_delay_seconds:
+            self._fill()
+        if not images:
+            return None
+        for image in images:
+            image.ticket.start()
+        began = time.monotonic()
+        # Alone it uses every processor; a device that runs one batch at a time has a lane for the next.
+        count = offer.free if alone and not self._lanes.one_device else 1
+        ready = began + self._lanes.rest_seconds()
+        taken = Taken(count=count, until=ready + self.pace.batch_seconds(len(images), alone=alone))
+        batch = _Batch(images=images, alone=alone, taken=taken, began=began)
+        self._batches.add(batch)
+        self._lanes.run(self._run_batch, self._ended, batch)
+        return taken
 
-    def _pick(self, lane: Lane, count: int) -> list[_Waiting]:
-        queue, picked = self._queues[lane], list[_Waiting]()
-        while queue and len(picked) < count:
-            item = queue.popleft()
-            if item.future.done():
-                item.ticket.count_cancelled()
-                continue
-            try:
-                item.ticket.check_deadline()
-            except DeadlineExceeded as late:
-                _fail(item, late)
-                continue
-            picked.append(item)
-        return picked
+    def _fill(self) -> None:
+        """Has a batch that is not full wait for more images."""
+        self._filling = self._loop.call_later(self._limits.max_delay_seconds, self._filled)
 
-    async def _answer(self, batch: list[_Waiting]) -> None:
-        self._running, self._run_began = batch, time.monotonic()
+    def _filled(self) -> None:
+        self._filling = None
+        self._lanes.want(self)
+
+    def _run_batch(self, batch: _Batch) -> tuple[NDArray[np.float32], float] | Exception:
+        """Scores [images, labels] and the seconds that they took; on a lane's thread."""
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._thread, self._run_batch, batch)
-            scores, seconds = await work
+            pixels = np.stack([image.pixels for image in batch.images])
+            began = time.perf_counter()
+            scores = self._run(pixels, alone=batch.alone)
+            seconds = time.perf_counter() - began
+            if scores.shape != (len(batch.images), self._label_count):
+                raise self._output_invalid(f"scores of shape {list(scores.shape)}")
+            return scores, seconds
         except Exception as error:  # noqa: BLE001  # whatever the runtime raises fails this batch and no other
-            self._note_failure(failed=not isinstance(error, Refusal))
-            refusal = as_refusal(error)
-            for item in batch:
-                _fail(item, refusal)
-            return
-        finally:
-            self._running = ()
-        self._note_failure(failed=False)
-        self.pace.observe_batch(len(batch), seconds)
-        self._metrics.inference_seconds.labels(self._model_id).observe(seconds)
-        self._metrics.batch_images.labels(self._model_id).observe(len(batch))
-        finite = [bool(np.isfinite(row).all()) for row in scores]
-        for item, row, is_finite in zip(batch, scores, finite, strict=True):
-            if is_finite:
-                self._hand_back(item, row, seconds, len(batch))
-            else:
-                _fail(item, self._output_invalid("scores that are not finite"))
+            return error
 
-    def _run_batch(self, batch: Sequence[_Waiting]) -> tuple[NDArray[np.float32], float]:
-        """On the thread: scores [len(batch), label_count] and the seconds that they took."""
-        pixels = np.stack([item.pixels for item in batch])
-        began = time.perf_counter()
-        scores = self._run(pixels)
-        seconds = time.perf_counter() - began
-        if scores.shape != (len(batch), self._label_count):
-            raise self._output_invalid(f"scores of shape {list(scores.shape)}")
-        return scores, seconds
+    def _ended(self, outcome: tuple[NDArray[np.float32], float] | Exception, batch: _Batch) -> None:
+        self._batches.remove(batch)
+        if isinstance(outcome, Exception):
+            self._note_failure(failed=not isinstance(outcome, Refusal))
+            refusal = as_refusal(outcome)
+            for image in batch.images:
+                image.fail(refusal)
+        else:
+            scores, seconds = outcome
+            self._note_failure(failed=False)
+            self.pace.observe_batch(len(batch.images), seconds, alone=batch.alone)
+            self._metrics.inference_seconds.labels(self._model_id).observe(seconds)
+            self._metrics.batch_images.labels(self._model_id).observe(len(batch.images))
+            for image, row in zip(batch.images, scores, strict=True):
+                if np.isfinite(row).all():
+                    self._hand_back(image, row, batch, seconds)
+                else:
+                    image.fail(self._output_invalid("scores that are not finite"))
+        self._lanes.give_back(batch.taken)
+        self._released()
 
-    def _hand_back(self, item: _Waiting, row: NDArray[np.float32], seconds: float, image_count: int) -> None:
-        queued = max(0.0, self._run_began - item.ticket.admitted_at - item.preprocess_seconds)
+    def _hand_back(self, image: _Decoded, row: NDArray[np.float32], batch: _Batch, seconds: float) -> None:
+        queued = max(0.0, batch.began - image.ticket.admitted_at - image.preprocess_seconds)
         self._metrics.queue_seconds.labels(self._model_id).observe(queued)
-        item.ticket.count_run(wanted=not item.future.done())
-        if not item.future.done():
-            item.future.set_result(
-                Answer(scores=row, queue_seconds=queued, inference_seconds=seconds, batch_image_count=image_count)
+        image.ticket.count_run(wanted=not image.future.done())
+        if not image.future.done():
+            image.future.set_result(
+                Answer(scores=row, queue_seconds=queued, inference_seconds=seconds, batch_image_count=len(batch.images))
             )
+
+    def _released(self) -> None:
+        if not self.image_count and not self._batches:
+            self._empty.set()
 
     def _note_failure(self, *, failed: bool) -> None:
         was_broken = self.broken
@@ -263,8 +284,3 @@ class Batcher:
             f"models/{self._model_id} gave {what} for this image; export the model again",
             model=f"models/{self._model_id}",
         )
-
-
-def _fail(item: _Waiting, refusal: Refusal) -> None:
-    if not item.future.done():
-        item.future.set_exception(refusal)

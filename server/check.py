@@ -5,6 +5,7 @@ from trapline.v1.metadata_pb2 import Preprocessing
 
 from .app import loader
 from .config import CheckConfig
+from .device import choose_device
 from .repository import Repository
 from .session import Session
 
@@ -17,7 +18,7 @@ def check_models(config: CheckConfig) -> int:
         TraplineError: It has no models, or CUDA is wanted and does not work.
     """
     repository = Repository(config.models)
-    load = loader(config, repository)
+    load = loader(config, repository, device=choose_device(config.device))
     model_ids = repository.model_ids()
     if not model_ids:
         raise TraplineError(f"--models: {config.models} has no models; publish one with `trainer publish`")

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -10,9 +11,9 @@ import grpc.aio
 from trapline.errors import RequestInvalid
 from trapline.v1 import classify_pb2, classify_pb2_grpc
 
-from .batcher import Batcher
+from .caller import turns_of
 from .gate import Gate
-from .images import Images, error_result
+from .images import Admitted, Images, error_result
 from .model_service import MAX_REQUEST_IMAGES
 from .stream import Stream
 
@@ -35,7 +36,9 @@ class ClassifyService(classify_pb2_grpc.ClassifyServiceServicer):
         self, request: classify_pb2.ClassifyRequest, context: _Context
     ) -> classify_pb2.ClassifyResponse:
         """One image's answer, or a Refusal; QUEUE_FULL at once where there is no room."""
-        return await self._images.answer(self._images.admit(request, deadline=_deadline(context)))
+        return await self._images.answer(
+            self._images.admit(request, caller=turns_of(context), deadline=_deadline(context))
+        )
 
     async def BatchClassify(  # noqa: N802  # the method's name in the contract
         self, request: classify_pb2.BatchClassifyRequest, context: _Context
@@ -49,8 +52,8 @@ class ClassifyService(classify_pb2_grpc.ClassifyServiceServicer):
         if not 1 <= count <= MAX_REQUEST_IMAGES:
             description = f"must be 1 to {MAX_REQUEST_IMAGES} images, not {count}; send several calls, or a stream"
             raise RequestInvalid(f"requests {description}", violations={"requests": description})
-        deadline, waits = _deadline(context), dict[Batcher, float]()
-        results = await asyncio.gather(*[self._started(item, deadline, waits) for item in request.requests])
+        admit = partial(self._images.admit, caller=turns_of(context), deadline=_deadline(context), waits={})
+        results = await asyncio.gather(*[self._started(admit, item) for item in request.requests])
         return classify_pb2.BatchClassifyResponse(results=results)
 
     async def StreamClassify(  # type: ignore[override]  # noqa: N802  # writes by itself: answers come out of order
@@ -59,15 +62,17 @@ class ClassifyService(classify_pb2_grpc.ClassifyServiceServicer):
         context: _Context,
     ) -> None:
         """Answers images as they are ready, until the client half-closes or the server drains."""
-        stream = Stream(self._images, self._gate, window=self._stream_window, deadline=_deadline(context))
+        stream = Stream(
+            self._images, self._gate, window=self._stream_window, caller=turns_of(context), deadline=_deadline(context)
+        )
         await stream.serve(request_iterator, context.write)
 
     def _started(
-        self, request: classify_pb2.ClassifyRequest, deadline: float | None, waits: dict[Batcher, float]
+        self, admit: Callable[[classify_pb2.ClassifyRequest], Admitted], request: classify_pb2.ClassifyRequest
     ) -> "asyncio.Future[classify_pb2.ClassifyResult]":
         """Admits one image of a call now, so that places are given in order, and answers it as a task."""
         try:
-            return self._images.answering(self._images.admit(request, deadline=deadline, waits=waits))
+            return self._images.answering(admit(request))
         except Exception as error:  # noqa: BLE001  # becomes this image's result
             refused = asyncio.get_running_loop().create_future()
             refused.set_result(error_result(error))

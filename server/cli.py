@@ -71,7 +71,9 @@ async def _start(server: "Server") -> None:
     models = ",".join(f"{serving.model_id}:{serving.version}" for serving in served) or "none"
     # Only --allow-empty comes here without a model that serves; health then says NOT_SERVING.
     state = "ready" if server.models.ready else "waiting"
-    _announce(f"server {state} listen={server.listen} metrics={server.metrics_listen or 'off'} models={models}")
+    more = "".join(f"{door.flag.removeprefix('--')}={door.address} " for door in server.doors.all[1:])
+    metrics = server.metrics_listen or "off"
+    _announce(f"server {state} listen={server.listen} metrics={metrics} {more}models={models}")
 
 
 def _announce(line: str) -> None:

@@ -28,6 +28,12 @@ class ModelOptions(Options):
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         default="auto", description="threads that run a model and that decode; auto follows CPU quota and affinity"
     )
+    model_memory_mib: int = Field(
+        default=4096,
+        ge=0,
+        description="most memory for a model to load and to run its largest batch, tried out in a process of its own, "
+        "in MiB; 0 tries nothing",
+    )
     gpu_memory_mib: int = Field(default=0, ge=0, description="most GPU memory for one model, in MiB; 0 is no limit")
     tf32: bool = Field(
         default=True,
@@ -40,6 +46,35 @@ class ServerConfig(ModelOptions):
 
     listen: str = Field(default="127.0.0.1:50051", description="HOST:PORT to serve on; port 0 takes a free one")
     metrics: str = Field(default="127.0.0.1:9100", description="HOST:PORT of Prometheus metrics; empty is off")
+    admin: str = Field(
+        default="", description="HOST:PORT for ReloadModel, which --listen then refuses; empty serves it on --listen"
+    )
+    health: str = Field(
+        default="", description="HOST:PORT that answers health and nothing else, always in plain text; empty is off"
+    )
+    tls_cert: Path | None = Field(
+        default=None, description="certificate chain in PEM; with --tls-key, --listen and --admin speak TLS only"
+    )
+    tls_key: Path | None = Field(default=None, description="key of --tls-cert in PEM, not encrypted")
+    tls_client_ca: Path | None = Field(
+        default=None, description="CA certificates in PEM; with it every client must have a certificate of theirs"
+    )
+    token_file: Path | None = Field(
+        default=None, description="callers' tokens, NAME:TOKEN or TOKEN a line; without it none is asked for"
+    )
+    admin_token_file: Path | None = Field(
+        default=None, description="admins' tokens, good for all methods; ReloadModel then takes no other"
+    )
+    max_connection_calls: int = Field(default=1000, ge=1, description="most calls under way on one connection")
+    connection_age_seconds: int = Field(
+        default=1800,
+        ge=0,
+        le=31_536_000,
+        description="age at which clients are told to connect anew, give or take a tenth, in seconds; 0 is never",
+    )
+    connection_grace_seconds: int = Field(
+        default=600, ge=1, le=86_400, description="time that calls under way then get to end, in seconds"
+    )
     max_delay_ms: float = Field(
         default=0, ge=0, le=10_000, description="longest wait for a batch to fill while the device is free, in ms"
     )
@@ -69,7 +104,7 @@ class ServerConfig(ModelOptions):
         description="send OpenTelemetry traces by OTLP/gRPC to http://HOST:PORT or https://HOST:PORT; empty is off",
     )
 
-    @field_validator("listen", "metrics")
+    @field_validator("listen", "metrics", "admin", "health")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
         host, separator, port = value.rpartition(":")
@@ -89,6 +124,12 @@ class ServerConfig(ModelOptions):
     def _consistent(self) -> Self:
         if not self.listen:
             raise ValueError("--listen must be HOST:PORT, e.g. 127.0.0.1:50051 (got '')")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key belong together: give both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError(
+                "--tls-client-ca needs --tls-cert and --tls-key: there are no client certificates without TLS"
+            )
         if self.max_queue_mib < self.max_message_mib:
             raise ValueError(
                 f"--max-queue-mib {self.max_queue_mib} is less than --max-message-mib {self.max_message_mib}: "

@@ -4,7 +4,6 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,10 +18,12 @@ from trapline.v1 import classify_pb2
 
 from .batcher import Answer, Batcher
 from .calls import current
+from .decoding import Decoding
 from .errors import as_refusal, shown
 from .metrics import UNKNOWN_MODEL, Metrics
-from .models import Models, Serving
+from .models import Models
 from .places import Lane, Ticket
+from .slots import Serving
 
 _PREFIX = "models/"
 _DEFAULT_TOP_K = 5
@@ -55,7 +56,7 @@ class Images:
 
     Args:
         models: Whom to ask.
-        decode_threads: Threads that decode; Pillow lets go of the interpreter lock meanwhile.
+        decode_threads: Threads that decode.
         max_image_bytes: Larger files are refused.
         max_image_pixels: Images with more are refused before they are decoded.
         metrics: Where to count.
@@ -67,24 +68,22 @@ class Images:
         self._models, self._metrics = models, metrics
         self._max_image_bytes, self._max_image_pixels = max_image_bytes, max_image_pixels
         Image.init()  # its plugins load at the first unknown file otherwise, 0.2 s while a caller waits
-        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        # Streams keep no more in the pool than its threads can hold, so that a call never decodes behind hundreds.
-        self._stream_decodes = asyncio.Semaphore(decode_threads)
+        self._decoding = Decoding(decode_threads)
 
     def admit(
         self,
         request: classify_pb2.ClassifyRequest,
         *,
+        caller: str,
         deadline: float | None,
-        lane: Lane = Lane.CALL,
         waits: dict[Batcher, float] | None = None,
     ) -> Admitted:
         """A place for the request's image, at once.
 
         Args:
             request: The image and its model.
+            caller: Who asks; callers take turns.
             deadline: When the caller gives up, in `time.monotonic` seconds.
-            lane: Who asks.
             waits: Expected waits by queue, shared by the images of one call: it is not refused for its own length.
 
         Raises:
@@ -92,9 +91,11 @@ class Images:
         """
         current().note_image(len(request.image))
         with self._failures_counted(request.model):
-            return self._admit(request, deadline, lane, waits)
+            return self._admit(request, Lane.CALL, caller, deadline, waits)
 
-    async def admit_in_turn(self, request: classify_pb2.ClassifyRequest, *, deadline: float | None) -> Admitted:
+    async def admit_in_turn(
+        self, request: classify_pb2.ClassifyRequest, *, caller: str, deadline: float | None
+    ) -> Admitted:
         """A place for a stream's image, as soon as there is room.
 
         Raises:
@@ -104,7 +105,7 @@ class Images:
         with self._failures_counted(request.model):
             while True:
                 try:
-                    return self._admit(request, deadline, Lane.STREAM, None)
+                    return self._admit(request, Lane.STREAM, caller, deadline, None)
                 except QueueFull:
                     # The version may be another one after the wait, so the model is asked for again.
                     await self._models.serving(model_id_of(request.model)).batcher.room()
@@ -140,13 +141,14 @@ class Images:
 
     def close(self) -> None:
         """Ends the decoding threads; nothing may be asked any more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._decoding.close()
 
     def _admit(
         self,
         request: classify_pb2.ClassifyRequest,
-        deadline: float | None,
         lane: Lane,
+        caller: str,
+        deadline: float | None,
         waits: dict[Batcher, float] | None,
     ) -> Admitted:
         model_id = model_id_of(request.model)
@@ -154,8 +156,10 @@ class Images:
         serving = self._models.serving(model_id)
         self._check(request)
         batcher = serving.batcher
-        wait = None if waits is None else waits.setdefault(batcher, batcher.wait_seconds())
-        ticket = batcher.admit(len(request.image), lane=lane, deadline=deadline, wait_seconds=wait)
+        wait = None
+        if waits is not None:
+            wait = waits[batcher] if batcher in waits else waits.setdefault(batcher, batcher.wait_seconds(caller))
+        ticket = batcher.admit(len(request.image), lane=lane, caller=caller, deadline=deadline, wait_seconds=wait)
         return Admitted(request=request, serving=serving, ticket=ticket)
 
     def _check(self, request: classify_pb2.ClassifyRequest) -> None:
@@ -177,23 +181,13 @@ class Images:
             )
 
     async def _decoded(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
-        loop = asyncio.get_running_loop()
-        try:
-            if admitted.ticket.lane is Lane.STREAM:
-                async with self._stream_decodes:
-                    pixels, seconds = await loop.run_in_executor(self._pool, self._decode, admitted)
-            else:
-                pixels, seconds = await loop.run_in_executor(self._pool, self._decode, admitted)
-        except asyncio.CancelledError:
-            admitted.ticket.count_cancelled()
-            raise
+        pixels, seconds = await self._decoding.decoded(admitted.ticket, lambda: self._decode(admitted))
         admitted.serving.batcher.pace.observe_decode(seconds)
         self._metrics.preprocess_seconds.labels(admitted.serving.model_id).observe(seconds)
         return pixels, seconds
 
     def _decode(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
-        """On a thread of the pool: uint8 [height_px, width_px, 3] and the seconds that it took."""
-        admitted.ticket.check_deadline()
+        """On a thread: uint8 [height_px, width_px, 3] and the seconds that it took."""
         began = time.perf_counter()
         rules = admitted.serving.session.metadata.preprocessing
         pixels = load_image(admitted.request.image, rules, max_pixels=self._max_image_pixels)

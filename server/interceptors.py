@@ -1,6 +1,7 @@
 """Around every call of ours: refusals become statuses, and each call leaves one log line and its counts."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from grpc_status import rpc_status
 from trapline.errors import Refusal, RequestInvalid, reason_name, to_status
 from trapline.request_id import REQUEST_ID_KEY
 
+from .caller import caller_of
 from .calls import Call, begin, request_id_of
 from .errors import as_refusal
 from .gate import Gate
@@ -29,7 +31,7 @@ class _Malformed:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of `trapline.v1`; health and reflection pass untouched, so probes fill no log.
+    """Wraps the methods of `trapline.v1`; health and reflection are neither logged nor counted: probes fill no log.
 
     Args:
         gate: What is still taken.
@@ -39,8 +41,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, gate: Gate, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._gate, self._metrics, self._tracing = gate, metrics, tracing
-        # By path: the handler that was wrapped, and the wrapped one.
-        self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -50,13 +51,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """The method's handler, wrapped once; None where there is no such method."""
         path = handler_call_details.method
         handler = await continuation(handler_call_details)
-        if handler is None or not path.startswith(_OURS):
-            return handler
-        known, wrapped = self._wrapped.get(path, (None, None))
-        if wrapped is None or known is not handler:  # another interceptor may answer in the method's place
-            wrapped = self._wrap(path, handler)
-            self._wrapped[path] = handler, wrapped
-        return wrapped
+        if handler is None:
+            return None
+        if path not in self._wrapped:
+            self._wrapped[path] = self._wrap(path, handler) if path.startswith(_OURS) else _quiet(handler)
+        return self._wrapped[path]
+
+    def refusing(self, path: str, refusal: Refusal) -> "grpc.RpcMethodHandler[Any, Any]":
+        """A handler for a call of any kind that answers with `refusal`, and reads nothing of the request before."""
+
+        async def refuse(_requests: AsyncIterator[Any], context: Any) -> None:  # noqa: ANN401  # gRPC's own
+            async def work() -> None:
+                raise refusal
+
+            await self._call(path, context, work)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _wrap(self, path: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
         parse, serialize = _tolerant(handler.request_deserializer), handler.response_serializer
@@ -68,9 +78,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(answer_stream, parse, serialize)
 
         async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # messages of any method
-            return await self._call(path, context, lambda: handler.unary_unary(_whole(request), context))
+            # Serialised in here, where a failure is told in our words.
+            return await self._call(
+                path, context, lambda: _serialized(handler.unary_unary(_whole(request), context), serialize)
+            )
 
-        return grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
+        return grpc.unary_unary_rpc_method_handler(answer, parse)
 
     async def _call(self, path: str, context: Any, work: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401  # as above
         began, code, reason = time.monotonic(), grpc.StatusCode.OK, "-"
@@ -87,7 +100,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 refusal = as_refusal(error)
                 code, reason = refusal.code, reason_name(refusal)
                 call.note_error(refusal)
-                await _abort(context, refusal, call.request_id)
+                await _abort(context, refusal, (REQUEST_ID_KEY, call.request_id))
             finally:
                 seconds = time.monotonic() - began
                 self._metrics.calls.labels(call.method, code.name).inc()
@@ -95,7 +108,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     self._metrics.call_seconds.labels(call.method).observe(seconds)
                 if call.trace is not None:
                     call.trace.end(call, code, reason)
-                _tell(call, context.peer(), code=code.name, reason=reason, seconds=seconds)
+                _tell(call, context, code=code.name, reason=reason, seconds=seconds)
 
     def _begun(self, path: str, context: Any) -> Call:  # noqa: ANN401  # gRPC's context of any method
         """The call, named and traced, as the one that its task works on."""
@@ -109,10 +122,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
 
-def _tell(call: Call, peer: str, *, code: str, reason: str, seconds: float) -> None:
+def _tell(call: Call, context: Any, *, code: str, reason: str, seconds: float) -> None:  # noqa: ANN401  # as above
     """The call's line in the log: what is known of it, and nothing of its images but how many and how large."""
-    words = "event=call request_id=%s method=%s code=%s reason=%s seconds=%.6f peer=%s"
-    values: list[object] = [call.request_id, call.method, code, reason, seconds, peer]
+    words = "event=call request_id=%s method=%s code=%s reason=%s seconds=%.6f caller=%s peer=%s"
+    values: list[object] = [call.request_id, call.method, code, reason, seconds, caller_of(context), context.peer()]
     if call.model:
         words += " model=%s"
         values.append(call.model)
@@ -129,9 +142,39 @@ def _tell(call: Call, peer: str, *, code: str, reason: str, seconds: float) -> N
     _log.info(words, *values)
 
 
-async def _abort(context: Any, refusal: Refusal, request_id: str) -> None:  # noqa: ANN401  # gRPC's context of any method
+def _quiet(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
+    """A handler of health or reflection whose faults leave in our words: gRPC would send the exception's own text."""
+    parse, serialize = _tolerant(handler.request_deserializer), handler.response_serializer
+
+    async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # messages of any method
+        async with _refusing_faults(context):
+            return await (handler.unary_stream or handler.unary_unary)(_whole(request), context)
+
+    async def answers(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: ANN401  # the same
+        async with _refusing_faults(context):
+            async for response in handler.stream_stream(_parsed(requests), context):
+                yield response
+
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(answers, parse, serialize)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(answer, parse, serialize)
+    return grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
+
+
+@contextlib.asynccontextmanager
+async def _refusing_faults(context: Any) -> AsyncIterator[None]:  # noqa: ANN401  # gRPC's context of any method
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise  # answered already
+    except Exception as error:  # noqa: BLE001  # whatever it was, the caller gets a status and the log the rest
+        await _abort(context, as_refusal(error))
+
+
+async def _abort(context: Any, refusal: Refusal, *more: tuple[str, str]) -> None:  # noqa: ANN401  # gRPC's context of any method
     status = rpc_status.to_status(to_status(refusal))
-    trailers = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
+    trailers = (*status.trailing_metadata, *more)
     if refusal.retry_seconds is not None:
         # gRPC's own retries wait for this long instead of their back-off.
         trailers += (("grpc-retry-pushback-ms", str(round(refusal.retry_seconds * 1000))),)
@@ -159,6 +202,10 @@ def _whole(request: Any) -> Any:  # noqa: ANN401  # messages of any method
     if isinstance(request, _Malformed):
         raise RequestInvalid("the message is not one of this method's type; build it from trapline.v1")
     return request
+
+
+async def _serialized(answer: Awaitable[Any], serialize: Callable[[Any], bytes]) -> bytes:
+    return serialize(await answer)
 
 
 async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -71,6 +71,11 @@ class Metrics:
         self.batch_failures = counter("trapline_batch_failures", "model", "Batches that the runtime failed to run.")
         self.load_seconds = timer("trapline_model_load_seconds", "model", "Reading and warming up a version.")
         self.load_failures = counter("trapline_model_load_failures", "model", "Versions that could not be served.")
+        self.credential_reloads = counter(
+            "trapline_credential_reloads",
+            "file outcome",
+            "Changed files of certificates or tokens: taken over (`ok`), or the old ones kept (`failed`).",
+        )
         self.model_info = gauge("trapline_model_info", "model version", "1 for the version that is served.")
         self.predictions = counter(
             "trapline_predictions",

@@ -13,7 +13,8 @@ from trapline.v1 import model_pb2, model_pb2_grpc
 from .calls import current
 from .config import ServerConfig
 from .images import model_id_of
-from .models import Models, ModelSlot
+from .models import Models
+from .slots import ModelSlot
 
 #: Most images in one `BatchClassify` call.
 MAX_REQUEST_IMAGES = 64

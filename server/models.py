@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,45 +18,11 @@ from .errors import as_refusal, shown
 from .metrics import Metrics
 from .repository import Repository, parse_version
 from .session import Session
+from .slots import ModelSlot, Serving
 
 _log = logging.getLogger(__name__)
 # Characters of the sentence about a broken file, which may repeat names out of it: errors travel in HTTP/2 headers.
 _LONGEST_REASON = 1000
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Serving:
-    """One version in service. Who holds it may finish on it after another has taken its place."""
-
-    model_id: str
-    version: int
-    session: Session
-    batcher: Batcher
-    drift: Drift
-    load_time: Timestamp
-
-
-@dataclass(kw_only=True, eq=False)
-class ModelSlot:
-    """One model's place: what it serves now, and what went wrong with what it should serve.
-
-    Attributes:
-        model_id: The folder's name.
-        serving: The version in service; None while it is first loaded or where none can be served.
-        tried: Whether loading has been tried to the end.
-        error: The version that could not be served last (0 where there is none at all), and why.
-        pinned: Whether a reload named the version, so that newer ones are let alone.
-        failed: Versions that could not be served: their file's signature then, and why.
-        lock: Held while a version is loaded: reloads of one model go one after another.
-    """
-
-    model_id: str
-    serving: Serving | None = None
-    tried: bool = False
-    error: tuple[int, Refusal] | None = None
-    pinned: bool = False
-    failed: dict[int, tuple[tuple[int, int], Refusal]] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Models:
@@ -200,19 +165,26 @@ class Models:
                     raise
             finally:
                 slot.tried = True
-            slot.pinned = wanted is not None
+            kept = self._repository.pin(slot.model_id, wanted)
+            slot.unkept_pin = None if kept else wanted
 
     async def _load_newest(self, slot: ModelSlot) -> None:
-        """Serves the newest version that can be, of those newer than the served one and not known to be broken.
+        """Serves the pinned version, or the newest that can be served of those newer than the served one.
+
+        What is known to be broken is not tried again until its file changes.
 
         To be called with the slot's lock: a reload that was waited for may have pinned a version, which then stays.
         """
-        if slot.pinned:
-            return
-        errors = list[tuple[int, Refusal]]()
         versions = self._repository.versions(slot.model_id)
+        pin = self._repository.pinned(slot.model_id) or slot.unkept_pin
+        if pin is not None and pin in versions:
+            if slot.serving is not None and slot.serving.version == pin:
+                return
+            # Another server of this repository, or this one before its restart, was told to serve it.
+            versions = [pin, *versions]
+        errors = list[tuple[int, Refusal]]()
         for version in versions:
-            if slot.serving is not None and version <= slot.serving.version:
+            if slot.serving is not None and version != pin and version <= slot.serving.version:
                 break
             signature, why = slot.failed.get(version, (None, None))
             if why is not None and signature == self._repository.signature(slot.model_id, version):
@@ -222,6 +194,9 @@ class Models:
                 await self._swap(slot, version)
             except ModelInvalid as error:
                 errors.append((version, error))
+                continue
+            if version == pin:
+                break
         if not versions and slot.serving is None:
             errors.append((0, self._invalid(slot, 0, self._no_version(slot))))
         slot.error = errors[0] if errors else None

@@ -1,29 +1,69 @@
 """How long a model's images take: measured at warm-up, followed while it serves."""
 
+from dataclasses import dataclass
+
 _WEIGHT = 0.2  # of the newest observation in a moving average
 # One stalled batch (a page-in, a reload's warm-up beside it) or one giant photo must not close the queue for long.
 _LARGEST_RATIO = 20.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A batch of n images takes about a + b·n seconds: both ends of that line.
+
+    Attributes:
+        one_seconds: For one image.
+        full_seconds: For `image_count` of them.
+        image_count: The other end.
+    """
+
+    one_seconds: float
+    full_seconds: float
+    image_count: int
+
+    def seconds(self, image_count: int) -> float:
+        """For so many images."""
+        one = max(self.one_seconds, 1e-6)
+        step = max(0.0, self.full_seconds - one) / max(1, self.image_count - 1)
+        return one + step * (image_count - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """How a model's batches run, and how long they take.
+
+    Attributes:
+        alone: One batch with the whole device to itself.
+        shared: A batch of one of `lane_count` lanes that all run; None where a batch always has all of the device.
+        lane_count: Batches at a time under load; 1 without `shared`.
+    """
+
+    alone: Line
+    shared: Line | None = None
+    lane_count: int = 1
+
+    @property
+    def loaded(self) -> Line:
+        """That of a batch while many images wait."""
+        return self.shared or self.alone
+
+
 class Pace:
     """Expects how long images will wait for the device.
 
-    A batch of n images takes about a + b·n seconds. Warm-up measures both ends of that line; each batch that is
-    served then says how much slower or faster than the line the machine is now. Where decoding is slower than the
-    model (large photos, a GPU), decoding sets the pace.
+    Warm-up measures how long batches take; each batch that is served then says how much slower or faster the machine is
+    now. Where decoding is slower than the model (large photos, a GPU), decoding sets the pace.
     """
 
-    def __init__(self, *, one_seconds: float, full_seconds: float, max_batch: int, decode_threads: int = 1) -> None:
-        self._one = max(one_seconds, 1e-6)
-        self._step = max(0.0, full_seconds - self._one) / max(1, max_batch - 1)
-        self._max_batch = max_batch
+    def __init__(self, arrangement: Arrangement, *, decode_threads: int = 1) -> None:
+        self.arrangement = arrangement
         self._decode_threads = decode_threads
         self._slowdown = 1.0
         self._decode = 0.0
 
-    def observe_batch(self, image_count: int, seconds: float) -> None:
+    def observe_batch(self, image_count: int, seconds: float, *, alone: bool) -> None:
         """Takes note that a batch of `image_count` images ran for `seconds`."""
-        ratio = min(seconds / self._line(image_count), _LARGEST_RATIO)
+        ratio = min(seconds / self._line(alone=alone).seconds(image_count), _LARGEST_RATIO)
         self._slowdown += _WEIGHT * (ratio - self._slowdown)
 
     def observe_decode(self, seconds: float) -> None:
@@ -32,21 +72,22 @@ class Pace:
             self._decode = seconds
         self._decode += _WEIGHT * (min(seconds, _LARGEST_RATIO * self._decode) - self._decode)
 
-    def batch_seconds(self, image_count: int) -> float:
-        """How long a batch of `image_count` images is expected to run, in seconds; 0 for none."""
-        return self._line(image_count) * self._slowdown if image_count else 0.0
+    def batch_seconds(self, image_count: int, *, alone: bool) -> float:
+        """How long a batch of `image_count` images is expected to run, in seconds."""
+        return self._line(alone=alone).seconds(image_count) * self._slowdown
 
-    def wait_seconds(self, *, waiting: float, running: int, elapsed_seconds: float) -> float:
+    def wait_seconds(self, *, ahead: float, rest_seconds: float, model_count: int = 1) -> float:
         """How long one more image is expected to wait for its batch to start.
 
         Args:
-            waiting: Images ahead of it that no batch has taken yet.
-            running: Images in the batch that runs now.
-            elapsed_seconds: How long that batch has been running.
+            ahead: Images ahead of it that no batch has taken yet.
+            rest_seconds: How long it takes until a batch can start.
+            model_count: Models that take turns on the device.
         """
-        rest = max(0.0, self.batch_seconds(running) - elapsed_seconds)
-        device = rest + (waiting // self._max_batch) * self.batch_seconds(self._max_batch)
-        return max(device, waiting * self._decode / self._decode_threads)
+        loaded, lane_count = self.arrangement.loaded, self.arrangement.lane_count
+        batches = ahead // (loaded.image_count * lane_count)
+        device = rest_seconds + batches * model_count * loaded.seconds(loaded.image_count) * self._slowdown
+        return max(device, ahead * self._decode / self._decode_threads)
 
-    def _line(self, image_count: int) -> float:
-        return self._one + self._step * (image_count - 1)
+    def _line(self, *, alone: bool) -> Line:
+        return self.arrangement.alone if alone else self.arrangement.loaded

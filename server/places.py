@@ -6,6 +6,7 @@ never hold more than half, and where they wait calls leave them a few: neither c
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -46,9 +47,10 @@ class QueueLimits:
 class Ticket:
     """A place in the queue, from an image's arrival until it is answered; a context manager that gives it back."""
 
-    def __init__(self, places: "Places", byte_count: int, *, lane: Lane, deadline: float | None) -> None:
-        self.byte_count, self.lane = byte_count, lane
+    def __init__(self, places: "Places", byte_count: int, *, lane: Lane, caller: str, deadline: float | None) -> None:
+        self.byte_count, self.lane, self.caller = byte_count, lane, caller
         self.admitted_at = time.monotonic()
+        self.waits = True
         self._places, self._deadline, self._left = places, deadline, False
 
     def __enter__(self) -> Self:
@@ -64,6 +66,12 @@ class Ticket:
         if not self._left:
             self._left = True
             self._places.release(self)
+
+    def start(self) -> None:
+        """Takes note that the image waits no more: its batch has begun."""
+        if self.waits:
+            self.waits = False
+            self._places.started(self)
 
     def check_deadline(self) -> None:
         """Refuses an image whose caller's deadline has passed, and counts it.
@@ -104,6 +112,9 @@ class Places:
         self._limits, self._model_id, self._metrics, self._on_release = limits, model_id, metrics, on_release
         self.images = dict.fromkeys(Lane, 0)
         self._bytes = dict.fromkeys(Lane, 0)
+        # Images that wait, and images at all, by caller.
+        self._waiting: dict[Lane, Counter[str]] = {lane: Counter() for lane in Lane}
+        self._held = Counter[str]()
         self._room: asyncio.Future[None] | None = None
 
     @property
@@ -111,15 +122,31 @@ class Places:
         """Images of both lanes."""
         return sum(self.images.values())
 
+    def ahead(self, caller: str) -> float:
+        """Images of calls that go before one more of `caller`; callers take turns, and streams get a quarter."""
+        calls = self._waiting[Lane.CALL]
+        own = calls[caller]
+        ahead: float = sum(min(count, own + 1) for count in calls.values())
+        if self._waiting[Lane.STREAM]:
+            ahead *= 4 / 3
+        return ahead
+
     def admit(
-        self, byte_count: int, *, lane: Lane, deadline: float | None, wait_seconds: float, retry_seconds: float
+        self,
+        byte_count: int,
+        *,
+        lane: Lane,
+        caller: str,
+        deadline: float | None,
+        wait_seconds: float,
+        retry_seconds: float,
     ) -> Ticket:
         """A place for an image of `byte_count` bytes that is expected to wait `wait_seconds`.
 
         Raises:
             QueueFull: There is none, or the wait is beyond the limit; tells to come back in `retry_seconds`.
         """
-        if wait_seconds > self._limits.max_wait_seconds or not self._fits(byte_count, lane):
+        if wait_seconds > self._limits.max_wait_seconds or not self._fits(byte_count, lane, caller):
             if lane is Lane.CALL:
                 self.count_dropped("refused")
             raise QueueFull(
@@ -132,11 +159,19 @@ class Places:
             )
         self.images[lane] += 1
         self._bytes[lane] += byte_count
+        self._waiting[lane][caller] += 1
+        self._held[caller] += 1
         self._gauge()
-        return Ticket(self, byte_count, lane=lane, deadline=deadline)
+        return Ticket(self, byte_count, lane=lane, caller=caller, deadline=deadline)
+
+    def started(self, ticket: Ticket) -> None:
+        """Takes note that an image is being run; `Ticket` calls it."""
+        _take_off(self._waiting[ticket.lane], ticket.caller)
 
     def release(self, ticket: Ticket) -> None:
         """Takes a place back; `Ticket` calls it."""
+        ticket.start()
+        _take_off(self._held, ticket.caller)
         self.images[ticket.lane] -= 1
         self._bytes[ticket.lane] -= ticket.byte_count
         self._gauge()
@@ -159,7 +194,7 @@ class Places:
         """Counts an image that was run for nobody: `cancelled` or `deadline`."""
         self._metrics.wasted.labels(self._model_id, cause).inc()
 
-    def _fits(self, byte_count: int, lane: Lane) -> bool:
+    def _fits(self, byte_count: int, lane: Lane, caller: str) -> bool:
         limits, streamed = self._limits, self.images[Lane.STREAM]
         images, size = self.image_count + 1, sum(self._bytes.values()) + byte_count
         if lane is Lane.STREAM and streamed:
@@ -170,8 +205,17 @@ class Places:
         if lane is Lane.CALL and self._room is not None:
             # Streams wait: calls leave them a few places, or a steady overload of calls would stop them for ever.
             images += max(0, min(limits.max_batch, limits.max_images // 4) - streamed)
+        if self._held[caller]:
+            # The last places are for those who have none: one caller's flood must not turn the others away.
+            images += min(limits.max_batch, limits.max_images // 8)
         return images <= limits.max_images and size <= limits.max_bytes
 
     def _gauge(self) -> None:
         self._metrics.queue_images.labels(self._model_id).set(self.image_count)
         self._metrics.queue_bytes.labels(self._model_id).set(sum(self._bytes.values()))
+
+
+def _take_off(counter: Counter[str], caller: str) -> None:
+    counter[caller] -= 1
+    if not counter[caller]:
+        del counter[caller]  # or callers that left would pile up

@@ -1,11 +1,17 @@
 """The model repository on disk: `MODELS/ID/VERSION/model.onnx`, versions 1, 2, 3 ..."""
 
+import logging
+import os
 import re
 from pathlib import Path
 
 from trapline.errors import UsageError
 from trapline.model_file import MODEL_ID_PATTERN
 
+_log = logging.getLogger(__name__)
+
+#: In a model's folder: the version that it stays with.
+PIN_FILE = "pinned"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -42,6 +48,32 @@ class Repository:
     def file(self, model_id: str, version: int) -> Path:
         """The file of one version, whether it is there or not."""
         return self.root / model_id / str(version) / "model.onnx"
+
+    def pinned(self, model_id: str) -> int | None:
+        """The version that a model was pinned to; None for the newest."""
+        try:
+            return parse_version((self.root / model_id / PIN_FILE).read_text(encoding="ascii").strip())
+        except (OSError, ValueError):
+            return None
+
+    def pin(self, model_id: str, version: int | None) -> bool:
+        """Pins a model to a version, for every server of the repository and past a restart; None takes the pin away.
+
+        Returns:
+            Whether it could be written down; the log says why not.
+        """
+        path = self.root / model_id / PIN_FILE
+        try:
+            if version is None:
+                path.unlink(missing_ok=True)
+            else:
+                temporary = path.with_name(f".{PIN_FILE}-{os.getpid()}")
+                temporary.write_text(f"{version}\n", encoding="ascii")
+                temporary.replace(path)
+        except OSError as error:
+            _log.warning("event=pin_not_kept model=%s version=%s reason=%r", model_id, version, error.strerror)
+            return False
+        return True
 
     def signature(self, model_id: str, version: int) -> tuple[int, int]:
         """Changes when a version's file does; (0, 0) where there is none."""

@@ -4,8 +4,9 @@ import hashlib
 import logging
 import os
 import stat
-import time
-from dataclasses import dataclass
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +18,12 @@ from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, from_properties
 from trapline.v1.metadata_pb2 import ModelMetadata
 
 from .device import CPU_PROVIDER, CUDA_PROVIDER, load_cuda_libraries
-from .pace import Pace
+from .warm_up import warm_up
 
 _log = logging.getLogger(__name__)
 
 #: Largest model file that is read; protobuf, which ONNX is written in, ends here too.
 MAX_FILE_BYTES = 2 * 1024**3
-# A warm-up row may miss the sum of 1 by this much: half precision and int8 round.
-_SUM_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +52,10 @@ class Session:
         metadata: What the file says about itself, checked.
         digest: SHA-256 of the file, in hex.
         providers: Execution providers in force, first choice first.
-        pace: How long its batches took at warm-up.
+        arrangement: How its batches run, by the measurement at warm-up.
     """
 
-    def __init__(self, content: bytes, runtime: Runtime, *, decode_threads: int = 1) -> None:
+    def __init__(self, content: bytes, runtime: Runtime) -> None:
         """Loads an ONNX file's bytes.
 
         Raises:
@@ -70,64 +69,42 @@ class Session:
         except UnicodeDecodeError as error:
             raise ModelInvalid("the text in the file is not UTF-8: it is broken; publish it again") from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        self._buckets = _buckets(runtime.max_batch) if runtime.device == "cuda" else ()
-        self.pace = self._warm_up(runtime.max_batch, decode_threads)
+        self.max_batch, self.threads, self.on_gpu = runtime.max_batch, runtime.threads, runtime.device == "cuda"
+        #: Batch sizes that are run, others are padded to; empty where any may be.
+        self.buckets = _buckets(runtime.max_batch) if self.on_gpu else ()
+        self._device = threading.Lock() if self.on_gpu else nullcontext()
+        # A run's number of threads is its session's: for batches side by side there is a second one.
+        self._shared = _open(content, replace(runtime, threads=1)) if runtime.threads > 1 and not self.on_gpu else None
+        self.arrangement = warm_up(self)
+        if self.arrangement.shared is None:
+            self._shared = None
 
     @property
     def label_count(self) -> int:
         """Number of scores for each image."""
         return len(self.metadata.labels)
 
-    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Softmax probabilities, float32 [N, labels], of upright RGB images, uint8 [N, height_px, width_px, 3]."""
+    @property
+    def has_lanes(self) -> bool:
+        """Whether batches can run side by side, each on one thread."""
+        return self._shared is not None
+
+    def run(self, pixels: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
+        """Softmax probabilities, float32 [N, labels], of upright RGB images, uint8 [N, height_px, width_px, 3].
+
+        Args:
+            pixels: The images.
+            alone: Whether the batch has all threads, and not one of several lanes.
+        """
         count = len(pixels)
         # On CUDA each new batch size makes cuDNN choose its algorithms again: only sizes that were warmed up are run.
-        bucket = next((size for size in self._buckets if size >= count), count)
+        bucket = next((size for size in self.buckets if size >= count), count)
         if bucket > count:
             pixels = np.concatenate([pixels, np.zeros((bucket - count, *pixels.shape[1:]), np.uint8)])
-        scores: NDArray[np.float32] = self._session.run([PROBABILITIES_NAME], {INPUT_NAME: pixels})[0]
+        session = self._session if alone or self._shared is None else self._shared
+        with self._device:
+            scores: NDArray[np.float32] = session.run([PROBABILITIES_NAME], {INPUT_NAME: pixels})[0]
         return scores[:count]
-
-    def _warm_up(self, max_batch: int, decode_threads: int) -> Pace:
-        """Runs every batch size that will be padded to (on the CPU the smallest and the largest), and times them."""
-        seconds = {size: self._try(size) for size in self._buckets or sorted({1, max_batch})}
-        seconds[1] = self._try(1)  # again: a first run also allocates
-        if self._buckets:
-            seconds[max_batch] = self._try(max_batch)
-        return Pace(
-            one_seconds=seconds[1],
-            full_seconds=seconds[max_batch],
-            max_batch=max_batch,
-            decode_threads=decode_threads,
-        )
-
-    def _try(self, image_count: int) -> float:
-        rules = self.metadata.preprocessing
-        shape = (image_count, rules.height_px, rules.width_px, 3)
-        pixels = np.random.default_rng(image_count).integers(0, 256, shape, np.uint8)
-        pixels[0] = 127  # an even picture: what divides by an image's own spread shows it here
-        began = time.perf_counter()
-        try:
-            scores = self.run(pixels)
-        except Exception as error:
-            _log.warning("event=warm_up_failed error=%r", error)
-            raise ModelInvalid(
-                f"the model loads but fails to run {image_count} images of {rules.width_px} × {rules.height_px} px; "
-                "its input must be uint8 [N, height, width, 3] with a dynamic N: export it again"
-            ) from error
-        seconds = time.perf_counter() - began
-        if scores.shape != (image_count, self.label_count):
-            raise ModelInvalid(
-                f"the output {PROBABILITIES_NAME!r} has shape {list(scores.shape)} for {image_count} images and "
-                f"{self.label_count} labels; export it again"
-            )
-        if not np.isfinite(scores).all():
-            raise ModelInvalid("the model's scores are not finite numbers; train or export it again")
-        if (scores < -1e-6).any() or (abs(scores.sum(axis=1) - 1) > _SUM_TOLERANCE).any():
-            raise ModelInvalid(
-                "the model's scores are no probabilities, they do not sum to 1; export it with a softmax"
-            )
-        return seconds
 
 
 def read_file(path: Path) -> bytes:

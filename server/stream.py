@@ -23,11 +23,12 @@ class Stream:
         gate: Tells when to wind down.
         window: Most requests that are read and whose answers are not written yet; past it nothing is read, which
             HTTP/2 flow control turns into a pause of the client.
+        caller: Who sends it.
         deadline: When the caller gives up, in `time.monotonic` seconds.
     """
 
-    def __init__(self, images: Images, gate: Gate, *, window: int, deadline: float | None) -> None:
-        self._images, self._gate, self._deadline = images, gate, deadline
+    def __init__(self, images: Images, gate: Gate, *, window: int, caller: str, deadline: float | None) -> None:
+        self._images, self._gate, self._caller, self._deadline = images, gate, caller, deadline
         self._slots = asyncio.Semaphore(window)
         self._unanswered: set[str] = set()
         self._tasks: set[asyncio.Task[classify_pb2.ClassifyResult]] = set()
@@ -95,7 +96,7 @@ class Stream:
             return
         self._unanswered.add(request_id)
         try:
-            admitted = await self._images.admit_in_turn(item.request, deadline=self._deadline)
+            admitted = await self._images.admit_in_turn(item.request, caller=self._caller, deadline=self._deadline)
         except Exception as error:  # noqa: BLE001  # becomes this image's result
             self._outbox.put_nowait((request_id, error_result(error), True))
             return

@@ -65,7 +65,7 @@ class Tracing:
         """The spans of a call that begins now, below those of its caller where `metadata` names them (W3C)."""
         carrier = {key: value for key, value in metadata if key in ("traceparent", "tracestate")}
         name = path.removeprefix("/")
-        service, _, method = name.partition("/")
+        service, _, method = name.rpartition("/")
         attributes = {
             "rpc.system": "grpc",
             "rpc.service": service,

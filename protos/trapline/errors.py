@@ -13,6 +13,8 @@
         ├── QueueFull               RESOURCE_EXHAUSTED    QUEUE_FULL
         ├── DeadlineExceeded        DEADLINE_EXCEEDED     DEADLINE_EXCEEDED
         ├── ShuttingDown            UNAVAILABLE           SHUTTING_DOWN
+        ├── TokenInvalid            UNAUTHENTICATED       TOKEN_INVALID
+        ├── MethodNotAllowed        PERMISSION_DENIED     METHOD_NOT_ALLOWED
         └── InternalError           INTERNAL              INTERNAL
 
 Raise the class where the problem is found, with a sentence that says what to do and, as keywords, every variable of
@@ -176,6 +178,23 @@ class ShuttingDown(Refusal):
     retry = True
     cause = "the server drains before it stops"
     remedy = "ask another server, or this one later"
+
+
+class TokenInvalid(Refusal):
+    """The call has no bearer token that the server knows; nothing of the request was read."""
+
+    code, reason = grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_TOKEN_INVALID
+    cause = "no bearer token, or none that the server knows"
+    remedy = "send one that is good"
+
+
+class MethodNotAllowed(Refusal):
+    """The caller may not call this method, or not at this address."""
+
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_METHOD_NOT_ALLOWED
+    cause = "the token is not good for this method, or another address serves it"
+    remedy = "use an admin's token, or the admin address"
+    variables = ("method",)
 
 
 class InternalError(Refusal):

@@ -2,13 +2,15 @@
 
 One JSON object a line on standard input: `arguments` (of `trainer`), `log` (file for what it says) and optionally
 `events` (file that lists what the run reported, one event a line), `die_at` (such an event, at which the run kills
-itself as `kill -9` does) or `address_space_mib` (how much more the process may take than it has). Two lines on standard
-output: the process's id when it starts, its exit status when it ended (as Popen.returncode has it).
+itself as `kill -9` does), `fill_at` (how an event begins, a file that is written at the first such one, and how many
+bytes it leaves on its disk) or `address_space_mib` (how much more the process may take than it has). Two lines on
+standard output: the process's id when it starts, its exit status when it ended (as Popen.returncode has it).
 """
 
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import traceback
@@ -29,13 +31,14 @@ from trapline.errors import TraplineError
 
 
 class Listed:
-    """A report that lists what it is told, and kills its process when it is told one thing."""
+    """A report that lists what it is told, and fills a disk or kills its process when it is told one thing."""
 
-    def __init__(self, events, die_at):
-        self._events, self._die_at = events, die_at
+    def __init__(self, events=None, die_at=None, fill_at=None):
+        self._events, self._die_at, self._fill_at = events, die_at, fill_at
 
     def say(self, sentence):
         """Takes `say SENTENCE`."""
+        print(sentence, file=sys.stderr)
         self._take(f"say {' '.join(sentence.split())}")
 
     def progress(self, event):
@@ -46,17 +49,21 @@ class Listed:
         if self._events is not None:
             with Path(self._events).open("a", encoding="utf-8") as file:
                 file.write(name + "\n")
+        if self._fill_at and name.startswith(self._fill_at[0]):
+            _, filler, left = self._fill_at
+            self._fill_at = None
+            Path(filler).write_bytes(bytes(shutil.disk_usage(Path(filler).parent).free - left))
         if name == self._die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def listed(arguments, events, die_at):
-    """What `trainer run` does, told to `Listed`; gives the exit code."""
+def listed(arguments, report):
+    """What `trainer run` does, told to a report; gives the exit code."""
     config = RunConfig(_cli_parse_args=arguments[1:])
     try:
         with open_run(config.out, config.identity()) as folder:
             if finished_result(config, folder) is None:
-                trainer.run.run(config, folder, Listed(events, die_at), World())
+                trainer.run.run(config, folder, report, World())
     except TraplineError as error:
         print(f"trainer run: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -76,8 +83,9 @@ def child(job):
         # Few threads, whose stacks would count.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     try:
-        if "events" in job or "die_at" in job:
-            code = listed(job["arguments"], job.get("events"), job.get("die_at"))
+        watched = {name: job[name] for name in ("events", "die_at", "fill_at") if name in job}
+        if watched:
+            code = listed(job["arguments"], Listed(**watched))
         else:
             sys.argv = ["trainer", *job["arguments"]]
             code = trainer.cli.main()

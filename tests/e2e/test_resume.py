@@ -169,7 +169,8 @@ def test_choices_made_before_training_are_made_once(command, trainer, tmp_path):
     """With the fit and the rate chosen by the run, killed in each phase in turn, the bytes are an unbroken run's."""
     more = ("--fit", "auto", "--learning-rate", "auto", "--earliest-rate", "0.1")
     reference, events = finished(command, trainer, tmp_path / "unbroken", *more)
-    chance, out = random.Random(SEED), tmp_path / "run"
+    # A cache of its own: what the first run cached would not be scanned photo by photo.
+    more, chance, out = (*more, "--cache-dir", tmp_path / "other"), random.Random(SEED), tmp_path / "run"
     phases = list(dict.fromkeys(event.rsplit(" ", 1)[0] for event in events if not event.startswith("say")))
     assert {"features stretch", "head letterbox", "features center_crop", "fine-tune"} <= set(phases)
     for phase in phases:
@@ -237,48 +238,69 @@ def disk(folder, kib):
 
 @pytest.mark.full
 def test_a_full_disk_costs_checkpoints_and_not_the_run(command, trainer, unbroken, tmp_path):
-    """With room for the results and none for a checkpoint, the run says so once and ends with the same bytes."""
-    with disk(tmp_path / "disk", 12 * 1024):
-        code, said = trainer(*command(tmp_path / "disk" / "run", "--cache-dir", tmp_path / "cache"))
+    """Where training leaves room for the results and none for a checkpoint, it says so once; the bytes are the same."""
+    with disk(tmp_path / "disk", 200 * 1024):
+        full = ("say this run takes", str(tmp_path / "disk" / "filler"), 12 * 2**20)
+        out = tmp_path / "disk" / "run"
+        code, said = trainer(*command(out, "--cache-dir", tmp_path / "cache"), fill_at=full)
         assert code == 0, said
         assert said.count("no checkpoint was written: the disk of") == 1
         assert "Training goes on" in said
-        reference = unbroken[0]
         for name in ("weights.safetensors", "predictions.csv"):
-            assert (tmp_path / "disk" / "run" / name).read_bytes() == (reference / name).read_bytes()
+            assert (out / name).read_bytes() == (unbroken[0] / name).read_bytes()
 
 
 @pytest.mark.full
-def test_a_run_that_ended_by_a_full_disk_goes_on_when_there_is_room(command, trainer, unbroken, tmp_path):
-    """At any size of the disk: one sentence with the folder and what to do, exit 1, then the same command ends well."""
-    cache = ("--cache-dir", tmp_path / "cache")
-    # Full before training, by the first checkpoint, by the results.
-    for number, mib in enumerate((0.016, 2, 7)):
-        with disk(tmp_path / f"disk{number}", int(mib * 1024)) as enlarge:
-            out = tmp_path / f"disk{number}" / "run"
-            code, said = trainer(*command(out, *cache))
-            assert code == 1, said
-            sentence = said.splitlines()[-1]
-            assert "disk" in sentence
-            assert "is full" in sentence
-            assert str(out) in sentence
-            enlarge(200)
-            code, said = trainer(*command(out, *cache))
-            assert code == 0, said
-            assert_equal(out, unbroken[0])
+@pytest.mark.parametrize("moment", ["features", "fine-tune", "test"])
+def test_a_run_that_ended_by_a_full_disk_goes_on_when_there_is_room(command, trainer, unbroken, tmp_path, moment):
+    """Full while it runs: one sentence with the folder and what to do, exit 1, then the same command ends well."""
+    with disk(tmp_path / "disk", 200 * 1024):
+        out, cache, filler = (
+            tmp_path / "disk" / "run",
+            ("--cache-dir", tmp_path / "cache"),
+            tmp_path / "disk" / "filler",
+        )
+        code, said = trainer(*command(out, *cache), fill_at=(moment, str(filler), 0))
+        assert code == 1, said
+        sentence = said.splitlines()[-1]
+        assert "disk" in sentence
+        assert "is full" in sentence
+        assert str(out) in sentence
+        filler.unlink()
+        code, said = trainer(*command(out, *cache))
+        assert code == 0, said
+        assert_equal(out, unbroken[0])
+
+
+@pytest.mark.full
+def test_a_disk_that_is_too_small_is_told_before_the_run(command, trainer, unbroken, tmp_path):
+    """With less room than the run folder needs: exit 1 before training, with both figures; then it goes on."""
+    with disk(tmp_path / "disk", 2 * 1024) as enlarge:
+        out, cache = tmp_path / "disk" / "run", ("--cache-dir", tmp_path / "cache")
+        code, said = trainer(*command(out, *cache))
+        assert code == 1, said
+        assert re.search(rf"the disk of {out} has \d+ MiB free, and the run folder needs up to \d+ MiB", said), said
+        enlarge(200)
+        code, said = trainer(*command(out, *cache))
+        assert code == 0, said
+        assert_equal(out, unbroken[0])
 
 
 @pytest.mark.full
 def test_a_disk_that_is_almost_full_when_a_run_goes_on(command, trainer, unbroken, tmp_path):
     """With no room for the next checkpoint, and killed again: it goes on from the last whole one, to equal bytes."""
-    with disk(tmp_path / "disk", 200 * 1024) as enlarge:
-        out, cache = tmp_path / "disk" / "run", ("--cache-dir", tmp_path / "cache")
+    with disk(tmp_path / "disk", 200 * 1024):
+        out, cache, filler = (
+            tmp_path / "disk" / "run",
+            ("--cache-dir", tmp_path / "cache"),
+            tmp_path / "disk" / "filler",
+        )
         assert trainer(*command(out, *cache), die_at="fine-tune 6")[0] == -signal.SIGKILL
-        (tmp_path / "disk" / "filler").write_bytes(bytes(shutil.disk_usage(tmp_path / "disk").free - 6 * 2**20))
         before = (out / "checkpoint" / "progress.safetensors").read_bytes()
-        assert trainer(*command(out, *cache), die_at="fine-tune 18")[0] == -signal.SIGKILL
+        full = ("say this run takes", str(filler), 6 * 2**20)
+        assert trainer(*command(out, *cache), fill_at=full, die_at="fine-tune 18")[0] == -signal.SIGKILL
         assert (out / "checkpoint" / "progress.safetensors").read_bytes() == before
-        enlarge(400)
+        filler.unlink()
         code, said = trainer(*command(out, *cache))
         assert code == 0, said
         assert_equal(out, unbroken[0])

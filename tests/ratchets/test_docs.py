@@ -16,9 +16,21 @@ VALUES = {
     "batch-size": "8", "device": "cpu", "fit": "letterbox", "group-by": "exif", "balance": "loss", "image-px": "32",
     "learning-rate": "0.5", "listen": "there:1", "max-queue-mib": "512", "metrics": "there:2", "model": "some",
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
+    "admin": "there:3", "health": "there:4",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
     "log-format": "json", "trace-endpoint": "http://there:3",
 }  # fmt: skip
+
+#: Options that are refused without others.
+TOGETHER = {
+    "publish": ("model-id",),
+    "tls-cert": ("tls-key",),
+    "tls-key": ("tls-cert",),
+    "tls-client-ca": ("tls-cert", "tls-key"),
+}
+
+#: What every verb of `trapline` has.
+TO_SERVER = "--plaintext-token --server --tls --tls-ca --tls-cert --tls-key --token-file"
 
 #: Option names as people type them. An option may be added; one that was released is never renamed or taken away.
 FROZEN = {
@@ -35,13 +47,15 @@ FROZEN = {
     "trainer publish": "MODEL MODELS --model-id",
     "trainer cache list": "--cache-dir",
     "trainer cache clear": "--cache-dir --older-than-days",
-    "server run": "--allow-empty --config --device --drain-seconds --gpu-memory-mib --listen --max-batch "
-    "--log-format --max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib --max-queue-ms "
-    "--metrics --models --reflection --tf32 --threads --trace-endpoint --watch",
-    "server check": "--config --device --gpu-memory-mib --max-batch --models --tf32 --threads",
-    "trapline classify": "PATHS --model --out --server --timeout-seconds --top-k --window",
-    "trapline models": "--json --server --timeout-seconds",
-    "trapline reload": "MODEL --server --timeout-seconds --version",
+    "server run": "--admin --admin-token-file --allow-empty --config --connection-age-seconds "
+    "--connection-grace-seconds --device --drain-seconds --gpu-memory-mib --health --listen --log-format --max-batch "
+    "--max-connection-calls --max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib "
+    "--max-queue-ms --metrics --model-memory-mib --models --reflection --tf32 --threads --tls-cert --tls-client-ca "
+    "--tls-key --token-file --trace-endpoint --watch",
+    "server check": "--config --device --gpu-memory-mib --max-batch --model-memory-mib --models --tf32 --threads",
+    "trapline classify": f"PATHS --model --out --timeout-seconds --top-k --window {TO_SERVER}",
+    "trapline models": f"--json --timeout-seconds {TO_SERVER}",
+    "trapline reload": f"MODEL --timeout-seconds --version {TO_SERVER}",
 }
 
 
@@ -114,8 +128,8 @@ def test_the_page_names_variables_that_are_read(configuration, verb, monkeypatch
         value = VALUES.get(flag) or by_type.get(field.annotation, "some")
         with monkeypatch.context() as patch:
             for other, variable_of_other in rows:
-                if fields[other][1].is_required() or (flag == "publish" and other == "model-id"):
-                    patch.setenv(variable_of_other, VALUES[other])
+                if fields[other][1].is_required() or other in TOGETHER.get(flag, ()):
+                    patch.setenv(variable_of_other, VALUES.get(other, "some"))
             patch.setenv(variable, value)
             read = getattr(options(_cli_parse_args=words), name)
         assert (",".join(read) if isinstance(read, tuple) else str(read)) == value, variable

@@ -148,14 +148,14 @@ class HeldSession(Session):
         self.sizes.clear()
         self.began.clear()
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, *, alone: bool = True) -> np.ndarray:
         """The model's scores, when `held` lets them go."""
         self.sizes.append(len(pixels))
         self.began.set()
         self.held.wait()
         if self.failure is not None:
             raise self.failure
-        return super().run(pixels)
+        return super().run(pixels, alone=alone)
 
 
 @contextlib.asynccontextmanager
@@ -166,7 +166,8 @@ async def running(
 
     With `holds` every session is a HeldSession, at `server.models.slot(id).serving.session`.
     """
-    settings = {"listen": "127.0.0.1:0", "metrics": "", "device": "cpu", "threads": 1, **options}
+    # Trials are left out: a process for each version would take most of the time; test_trial.py has them.
+    settings = {"listen": "127.0.0.1:0", "metrics": "", "device": "cpu", "threads": 1, "model_memory_mib": 0, **options}
     config = ServerConfig(models=models, **settings)
     held: list[HeldSession] = []
 

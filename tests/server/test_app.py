@@ -18,6 +18,8 @@ from trapline.errors import TraplineError, UsageError, from_rpc_error, reason_na
 from trapline.v1 import classify_pb2
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+#: A process for each version takes time; test_trial.py has them.
+NO_TRIAL = ("--model-memory-mib", "0")
 HAS_GPU = Path("/dev/nvidiactl").exists()
 READINESS = ("", "trapline.v1.ClassifyService")
 
@@ -38,7 +40,7 @@ class Program:
     def __init__(self, *words: str) -> None:
         script = Path(sys.executable).with_name("server")
         self.process = subprocess.Popen(
-            [str(script), "run", "--listen", "127.0.0.1:0", "--metrics", "", "--device", "cpu", *words],
+            [str(script), "run", "--listen", "127.0.0.1:0", "--metrics", "", "--device", "cpu", *words, *NO_TRIAL],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.batcher import Batcher
+from server.lanes import Lanes
 from server.metrics import Metrics
-from server.pace import Pace
+from server.pace import Arrangement, Line, Pace
 from server.places import Lane, QueueLimits
 from trapline.errors import DeadlineExceeded, InternalError, ModelOutputInvalid, QueueFull
 
@@ -23,7 +24,7 @@ LIMITS = {
 }
 
 
-def echo(pixels: np.ndarray) -> np.ndarray:
+def echo(pixels: np.ndarray, **_: bool) -> np.ndarray:
     """Scores that name their image: its first pixel's red and green."""
     return pixels[:, 0, 0, :2].astype(np.float32)
 
@@ -32,21 +33,54 @@ def image(number: int) -> np.ndarray:
     return np.full((2, 2, 3), number, np.uint8)
 
 
+OPEN: list[Lanes] = []
+
+
+def lanes_of(count: int = 1, **options: bool) -> Lanes:
+    """Lanes that are closed after the test."""
+    OPEN.append(Lanes(count, **options))
+    return OPEN[-1]
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+def arrangement(lane_count: int = 1, *, seconds: float = 0.001, batch: int = 4) -> Arrangement:
+    """Batches of 4 alone; with more lanes than one, batches of `batch` side by side, each at that rate."""
+    alone = Line(one_seconds=seconds, full_seconds=seconds * 4, image_count=4)
+    shared = Line(one_seconds=seconds * lane_count, full_seconds=seconds * lane_count * batch, image_count=batch)
+    return Arrangement(alone=alone, shared=shared if lane_count > 1 else None, lane_count=lane_count)
+
+
 def batcher(
-    run: Callable = echo, *, metrics: Metrics | None = None, seconds: float = 0.001, **limits: float
+    run: Callable = echo,
+    *,
+    metrics: Metrics | None = None,
+    lanes: Lanes | None = None,
+    arranged: Arrangement | None = None,
+    seconds: float = 0.001,
+    model_id: str = "m",
+    **limits: float,
 ) -> Batcher:
     return Batcher(
         run,
         label_count=2,
         limits=QueueLimits(**{**LIMITS, **limits}),
-        pace=Pace(one_seconds=seconds, full_seconds=seconds * 4, max_batch=4),
-        model_id="m",
+        pace=Pace(arranged or arrangement(seconds=seconds)),
+        lanes=lanes or lanes_of(),
+        model_id=model_id,
         metrics=metrics or Metrics(),
     )
 
 
-async def classify(queue: Batcher, number: int, *, lane: Lane = Lane.CALL, deadline: float | None = None):
-    with queue.admit(1, lane=lane, deadline=deadline) as ticket:
+async def classify(
+    queue: Batcher, number: int, *, lane: Lane = Lane.CALL, caller: str = "", deadline: float | None = None
+):
+    with queue.admit(1, lane=lane, caller=caller, deadline=deadline) as ticket:
         return await queue.classify(ticket, image(number))
 
 
@@ -54,18 +88,19 @@ class Held:
     """`echo` that waits until it is let go, and notes the batches."""
 
     def __init__(self) -> None:
-        self.go, self.began, self.batches = threading.Event(), threading.Event(), list[list[int]]()
+        self.go, self.batches, self.alone = threading.Event(), list[list[int]](), list[bool]()
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray, *, alone: bool = True) -> np.ndarray:
         """`echo`, when it is let go."""
+        self.alone.append(alone)
         self.batches.append([int(value) for value in pixels[:, 0, 0, 0]])
-        self.began.set()
         self.go.wait()
         return echo(pixels)
 
-    async def running(self) -> None:
-        """Waits for the first batch to be on the device."""
-        await asyncio.to_thread(self.began.wait)
+    async def running(self, count: int = 1) -> None:
+        """Waits for so many batches to be on the device."""
+        while len(self.batches) < count:  # noqa: ASYNC110  # the lanes' threads have no event to wait for
+            await asyncio.sleep(0.001)
 
 
 step = st.tuples(
@@ -73,27 +108,64 @@ step = st.tuples(
     st.sampled_from(list(Lane)),
     st.sampled_from(["stay", "stay", "cancel now", "cancel soon", "late"]),
     st.integers(0, 3),  # turns of the loop before the next arrival
+    st.sampled_from(["ann", "bob", "cy"]),
+    st.integers(0, 1),  # the model
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-@given(st.lists(step, min_size=1, max_size=40), st.integers(1, 8), st.sampled_from([0.0, 0.0, 0.001]), st.booleans())
-def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, breaks):
-    """Whatever comes, leaves, is late or fails: every caller that stays gets its own image's answer or an error."""
+def is_right(number, fate, model, result, *, breaks) -> bool:
+    """Whether an image was answered; fails where what it got cannot be."""
+    if fate == "late":
+        assert isinstance(result, DeadlineExceeded)
+    elif isinstance(result, asyncio.CancelledError):
+        assert fate.startswith("cancel")
+    elif isinstance(result, InternalError):
+        assert breaks
+    else:
+        assert result.scores.tolist() == [number + model, number + model]
+        return True
+    return False
 
-    def run(pixels: np.ndarray) -> np.ndarray:
-        assert 1 <= len(pixels) <= max_batch
-        if breaks and pixels[0, 0, 0, 0] % 7 == 0:
-            raise RuntimeError("the device hiccuped")
-        return echo(pixels)
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    st.lists(step, min_size=1, max_size=40),
+    st.integers(1, 8),
+    st.sampled_from([0.0, 0.0, 0.001]),
+    st.booleans(),
+    st.sampled_from(["one lane", "three lanes", "one device"]),
+)
+def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, breaks, where):
+    """Whatever comes, leaves, is late or fails: every caller that stays gets its own image's answer or an error."""
+    run_images = [0, 0]
+
+    def runs(model: int) -> Callable:
+        def run(pixels: np.ndarray, **_: bool) -> np.ndarray:
+            assert 1 <= len(pixels) <= max_batch
+            run_images[model] += len(pixels)
+            if breaks and pixels[0, 0, 0, 0] % 7 == 0:
+                raise RuntimeError("the device hiccuped")
+            return echo(pixels) + model
+
+        return run
 
     async def story() -> None:
-        queue = batcher(run, max_batch=max_batch, max_delay_seconds=delay)
+        lanes = {
+            "one lane": lanes_of,
+            "three lanes": lambda: lanes_of(3),
+            "one device": lambda: lanes_of(2, one_device=True),
+        }[where]()
+        arranged = arrangement(3, batch=min(2, max_batch)) if where == "three lanes" else arrangement()
+        queues = [
+            batcher(runs(model), lanes=lanes, arranged=arranged, max_batch=max_batch, max_delay_seconds=delay)
+            for model in range(2)
+        ]
         tasks = []
-        for number, lane, fate, pause in steps:
+        for number, lane, fate, pause, caller, model in steps:
             deadline = time.monotonic() - 1 if fate == "late" else None
-            task = asyncio.create_task(classify(queue, number, lane=lane, deadline=deadline))
-            tasks.append((number, fate, task))
+            work = classify(queues[model], number, lane=lane, caller=caller, deadline=deadline)
+            task = asyncio.create_task(work)
+            tasks.append((number, fate, model, task))
             if fate == "cancel now":
                 task.cancel()
             for _ in range(pause):
@@ -101,17 +173,19 @@ def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, brea
             if fate == "cancel soon":
                 task.cancel()
         ended = await asyncio.gather(*[task for *_, task in tasks], return_exceptions=True)
-        for (number, fate, _), result in zip(tasks, ended, strict=True):
-            if fate == "late":
-                assert isinstance(result, DeadlineExceeded)
-            elif isinstance(result, asyncio.CancelledError):
-                assert fate.startswith("cancel")
-            elif isinstance(result, InternalError):
-                assert breaks
-            else:
-                assert result.scores.tolist() == [number, number]
-        assert queue.image_count == 0
-        await queue.close()
+        answered = [
+            is_right(number, fate, model, result, breaks=breaks)
+            for (number, fate, model, _), result in zip(tasks, ended, strict=True)
+        ]
+        for model, queue in enumerate(queues):
+            assert queue.image_count == 0
+            await queue.close()
+            assert len(queue) == 0
+            # Nothing was run twice: what was run was answered, failed, or cancelled while it ran.
+            own = [right for right, (*_, one, _) in zip(answered, tasks, strict=True) if one == model]
+            assert sum(own) <= run_images[model] <= len(own)
+        assert lanes.rest_seconds() == 0
+        lanes.close()
 
     asyncio.run(story())
 
@@ -234,7 +308,7 @@ async def test_a_failing_batch_fails_only_itself(caplog):
     """A runtime error reaches the callers of its batch as one INTERNAL with an id, and the next batch is answered."""
     calls = []
 
-    def run(pixels: np.ndarray) -> np.ndarray:
+    def run(pixels: np.ndarray, **_: bool) -> np.ndarray:
         calls.append(len(pixels))
         if len(calls) == 1:
             raise RuntimeError("secret insides")
@@ -254,7 +328,7 @@ async def test_scores_that_are_not_finite_fail_only_their_image():
     """A NaN row is refused as MODEL_OUTPUT_INVALID, its neighbours are answered; a wrong shape fails the batch."""
     held = Held()
 
-    def run(pixels: np.ndarray) -> np.ndarray:
+    def run(pixels: np.ndarray, **_: bool) -> np.ndarray:
         scores = held(pixels)
         if pixels[0, 0, 0, 0] == 9:
             return scores[:, :1]
@@ -278,7 +352,7 @@ async def test_a_device_that_fails_every_batch_is_told():
     """Three failures in a row make the queue broken, one success makes it well again; each change is told once."""
     fails, told = [True], []
 
-    def run(pixels: np.ndarray) -> np.ndarray:
+    def run(pixels: np.ndarray, **_: bool) -> np.ndarray:
         if fails[0]:
             raise RuntimeError("CUDA error")
         return echo(pixels)
@@ -287,7 +361,8 @@ async def test_a_device_that_fails_every_batch_is_told():
         run,
         label_count=2,
         limits=QueueLimits(**LIMITS),
-        pace=Pace(one_seconds=0.001, full_seconds=0.004, max_batch=4),
+        pace=Pace(arrangement()),
+        lanes=lanes_of(),
         model_id="m",
         metrics=Metrics(),
         on_broken=lambda: told.append(queue.broken),
@@ -317,21 +392,121 @@ async def test_a_closing_queue_answers_what_it_accepted():
     await closing
 
 
+async def test_a_lone_image_has_the_whole_device_and_many_have_lanes():
+    """Nobody else there: it runs with all threads. What comes while it runs is shared out among the lanes."""
+    held = Held()
+    queue = batcher(held, lanes=lanes_of(2), arranged=arrangement(2, batch=2))
+    tasks = [asyncio.create_task(classify(queue, 0))]
+    await held.running()
+    tasks += [asyncio.create_task(classify(queue, number)) for number in range(1, 8)]
+    await asyncio.sleep(0)
+    assert held.batches == [[0]]
+    held.go.set()
+    await asyncio.gather(*tasks)
+    assert held.alone == [True, False, False, False, False]
+    assert sorted(held.batches[1:]) == [[1, 2], [3, 4], [5, 6], [7]]
+    await queue.close()
+
+
+async def test_few_images_use_all_lanes():
+    """Two images that come together run on two lanes, not as one batch on one of them."""
+    held = Held()
+    queue = batcher(held, lanes=lanes_of(2), arranged=arrangement(2))
+    tickets = [queue.admit(1, lane=Lane.CALL) for _ in range(2)]
+    tasks = [asyncio.create_task(queue.classify(ticket, image(5))) for ticket in tickets]
+    await held.running(2)
+    assert held.batches == [[5], [5]]
+    assert held.alone == [False, False]
+    held.go.set()
+    await asyncio.gather(*tasks)
+    for ticket in tickets:
+        ticket.give_back()
+    await queue.close()
+
+
+async def test_a_full_batch_is_prepared_while_the_device_works():
+    """On one device a second batch begins beside the first when it is full; one that could still grow waits."""
+    held, lanes = Held(), lanes_of(2, one_device=True)
+    queue = batcher(held, lanes=lanes)
+    tasks = [asyncio.create_task(classify(queue, 0))]
+    await held.running()
+    tasks += [asyncio.create_task(classify(queue, number)) for number in range(1, 4)]
+    await asyncio.sleep(0.01)
+    assert held.batches == [[0]]
+    tasks.append(asyncio.create_task(classify(queue, 4)))
+    await held.running(2)
+    assert held.batches == [[0], [1, 2, 3, 4]]
+    held.go.set()
+    await asyncio.gather(*tasks)
+    await queue.close()
+
+
+async def test_callers_take_turns():
+    """Who sends one image does not wait behind another's hundred, and is not refused because of them."""
+    held = Held()
+    queue = batcher(held, seconds=1.0, max_wait_seconds=6.0)
+    tasks = [asyncio.create_task(classify(queue, 0, caller="greedy"))]
+    await held.running()
+    tasks += [asyncio.create_task(classify(queue, number, caller="greedy")) for number in range(1, 9)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull, match="ms to wait"):
+        queue.admit(1, lane=Lane.CALL, caller="greedy")
+    tasks.append(asyncio.create_task(classify(queue, 100, caller="polite")))
+    await asyncio.sleep(0)
+    held.go.set()
+    await asyncio.gather(*tasks)
+    assert held.batches == [[0], [1, 100, 2, 3], [4, 5, 6, 7], [8]]
+    await queue.close()
+
+
+async def test_the_last_places_are_for_newcomers():
+    """A caller that has images waiting cannot fill the queue to the last place; another one still gets in."""
+    queue = batcher(max_images=80)
+    tickets = [queue.admit(1, lane=Lane.CALL, caller="greedy") for _ in range(76)]
+    with pytest.raises(QueueFull):
+        queue.admit(1, lane=Lane.CALL, caller="greedy")
+    tickets.append(queue.admit(1, lane=Lane.CALL, caller="polite"))
+    for ticket in tickets:
+        ticket.give_back()
+    assert queue.image_count == 0
+
+
+async def test_models_take_turns():
+    """A model with one image does not wait for all of another's."""
+    held = Held()
+    lanes = lanes_of()
+    busy, calm = (batcher(held, lanes=lanes, max_batch=1, model_id=name) for name in ("busy", "calm"))
+    tasks = [asyncio.create_task(classify(busy, 0))]
+    await held.running()
+    tasks += [asyncio.create_task(classify(busy, number)) for number in range(1, 6)]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(classify(calm, 100)))
+    await asyncio.sleep(0)
+    held.go.set()
+    await asyncio.gather(*tasks)
+    assert held.batches.index([100]) <= 2
+    await busy.close()
+    await calm.close()
+
+
 def test_the_pace_follows_the_machine():
     """The expected wait grows with what is ahead, follows slower batches, and decoding where that is slower."""
-    pace = Pace(one_seconds=0.01, full_seconds=0.04, max_batch=4, decode_threads=2)
-    assert pace.wait_seconds(waiting=0, running=0, elapsed_seconds=0) == 0
-    assert pace.wait_seconds(waiting=8, running=4, elapsed_seconds=0.01) == pytest.approx(0.03 + 0.08)
+    pace = Pace(arrangement(seconds=0.01), decode_threads=2)
+    assert pace.wait_seconds(ahead=0, rest_seconds=0) == 0
+    assert pace.wait_seconds(ahead=8, rest_seconds=0.03) == pytest.approx(0.03 + 0.08)
+    assert pace.wait_seconds(ahead=8, rest_seconds=0, model_count=3) == pytest.approx(0.24)
+    lanes = Pace(arrangement(2, seconds=0.01))
+    assert lanes.wait_seconds(ahead=8, rest_seconds=0) == pytest.approx(0.08)
     for _ in range(50):
-        pace.observe_batch(4, 0.08)
-    assert pace.wait_seconds(waiting=4, running=0, elapsed_seconds=0) == pytest.approx(0.08, rel=0.01)
+        pace.observe_batch(4, 0.08, alone=True)
+    assert pace.wait_seconds(ahead=4, rest_seconds=0) == pytest.approx(0.08, rel=0.01)
     pace.observe_decode(0.5)
-    assert pace.wait_seconds(waiting=4, running=0, elapsed_seconds=0) == pytest.approx(1.0)
+    assert pace.wait_seconds(ahead=4, rest_seconds=0) == pytest.approx(1.0)
 
 
 def test_one_giant_photo_does_not_close_the_queue():
     """After a decode a thousand times as long as the others, a handful of callers is still expected to be served."""
-    pace = Pace(one_seconds=0.001, full_seconds=0.004, max_batch=4, decode_threads=2)
+    pace = Pace(arrangement(), decode_threads=2)
     for seconds in (0.005, 0.005, 5.0):
         pace.observe_decode(seconds)
-    assert pace.wait_seconds(waiting=8, running=0, elapsed_seconds=0) < 0.1
+    assert pace.wait_seconds(ahead=8, rest_seconds=0) < 0.1

@@ -35,6 +35,9 @@ def server(*words: str, **environment: str) -> subprocess.CompletedProcess:
         (["run", "--models", "/absent", "--log-format", "xml"], 2, "--log-format"),
         (["run", "--models", "/absent", "--trace-endpoint", "nowhere:4317"], 2, "http://HOST:PORT"),
         (["serve"], 2, "invalid choice"),
+        (["run", "--models", "/absent", "--tls-cert", "x"], 2, "--tls-cert and --tls-key belong together"),
+        (["run", "--models", "/absent", "--tls-client-ca", "x"], 2, "--tls-client-ca needs --tls-cert"),
+        (["run", "--models", "/absent", "--admin", "here"], 2, "--admin: must be HOST:PORT"),
         (["check", "--models", "/absent"], 2, "cannot read the folder /absent"),
     ],
 )
@@ -66,7 +69,7 @@ def test_help_imports_nothing_slow():
 
 def test_check_tells_of_every_model(kit, models):
     """One line a model; exit 0 where every newest version serves, 1 where one does not."""
-    ended = server("check", "--models", str(models), "--device", "cpu")
+    ended = server("check", "--models", str(models), "--device", "cpu", "--model-memory-mib", "0")
     assert (ended.returncode, ended.stderr) == (0, "")
     line = ended.stdout
     for part in ("colours version 1: ok", "labels=3", "input=32x32", "fit=stretch", "CPUExecutionProvider", "digest="):
@@ -74,7 +77,7 @@ def test_check_tells_of_every_model(kit, models):
     kit.publish(models, "colours", 2, b"junk")
     kit.publish(models, "worse", 1, b"junk")
     (models / "empty").mkdir()
-    ended = server("check", "--models", str(models), "--device", "cpu")
+    ended = server("check", "--models", str(models), "--device", "cpu", "--model-memory-mib", "0")
     assert ended.returncode == 1
     lines = ended.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["colours version 1", "empty", "worse"]
@@ -144,6 +147,17 @@ def test_the_defaults_are_the_agreed_ones():
         "watch": False,
         "log_format": "text",
         "trace_endpoint": "",
+        "admin": "",
+        "health": "",
+        "tls_cert": None,
+        "tls_key": None,
+        "tls_client_ca": None,
+        "token_file": None,
+        "admin_token_file": None,
+        "max_connection_calls": 1000,
+        "connection_age_seconds": 1800,
+        "connection_grace_seconds": 600,
+        "model_memory_mib": 4096,
     }
     with pytest.raises(ValidationError, match="port"):
         ServerConfig(models=Path("models"), listen="127.0.0.1:70000")

@@ -132,7 +132,7 @@ async def test_one_line_tells_all_of_a_call(kit, models, caplog):
         with pytest.raises(grpc.aio.AioRpcError):
             await stubs.classify.Classify(kit.request(image, "not even a name"))
         one, batch, unnamed = await lines_of(caplog, 3, kit)
-    shared = ["event", "request_id", "method", "code", "reason", "seconds", "peer"]
+    shared = ["event", "request_id", "method", "code", "reason", "seconds", "caller", "peer"]
     images = ["images", "answered", "refused", "bytes"]
     times = ["preprocess_seconds", "queue_seconds", "inference_seconds", "batch_images"]
     assert list(one) == [*shared, "model", *images, *times]

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics import Metrics
 
-UNITS = {"calls", "images", "seconds", "bytes", "failures", "predictions", "ratio", "–"}
+UNITS = {"calls", "images", "seconds", "bytes", "failures", "predictions", "ratio", "reloads", "–"}
 
 
 def value(server, name: str, **labels: str) -> float | None:

@@ -3,6 +3,7 @@ import gc
 import os
 import shutil
 import weakref
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -170,7 +171,7 @@ async def test_external_data_is_refused_even_where_it_lies_ready(kit, models, tm
 
 async def test_a_loader_that_fails_by_itself_harms_no_other_model(kit, models, caplog):
     """A fault of ours while a version is loaded is told with an id; the server starts, and serves the rest."""
-    load = loader(ServerConfig(models=models, device="cpu", threads=1), Repository(models))
+    load = loader(ServerConfig(models=models, device="cpu", threads=1), Repository(models), device="cpu")
     kit.publish(models, "faulty", 1, b"")
 
     def faulty(model_id: str, number: int) -> Session:
@@ -293,9 +294,12 @@ async def test_calls_finish_on_the_version_that_they_began_with(kit, models):
         await asyncio.to_thread(session.began.wait)
         kit.publish(models, "colours", 2, kit.model_bytes())
         await reload(stubs)
-        assert await version(kit, stubs) == "2"
+        # It waits its turn on the device, which the old version still has.
+        after = asyncio.ensure_future(version(kit, stubs))
+        await kit.until(lambda: server.models.slot("colours").serving.batcher.image_count == 1)
         session.held.set()
         assert (await call).model_version == "1"
+        assert await after == "2"
 
 
 async def test_a_version_can_be_pinned_and_let_go(kit, models):
@@ -313,6 +317,53 @@ async def test_a_version_can_be_pinned_and_let_go(kit, models):
         assert (await reload(stubs)).version == "3"
 
 
+async def test_a_pin_outlives_the_server(kit, models):
+    """A server that is started again, and another one that watches, serve the pinned version until it is let go."""
+    for number in (2, 3):
+        kit.publish(models, "colours", number, kit.model_bytes())
+    async with kit.running(models) as (other, _):
+        async with kit.running(models) as (_, stubs):
+            assert (await reload(stubs, "2")).version == "2"
+        assert other.models.slot("colours").serving.version == 3
+        await other.models.refresh()
+        assert other.models.slot("colours").serving.version == 2
+    async with kit.running(models) as (again, stubs):
+        assert await version(kit, stubs) == "2"
+        kit.publish(models, "colours", 4, kit.model_bytes())
+        await again.models.refresh()
+        assert await version(kit, stubs) == "2"
+        assert (await reload(stubs)).version == "4"
+    async with kit.running(models) as (_, stubs):
+        assert await version(kit, stubs) == "4"
+
+
+async def test_a_pinned_version_that_is_gone_or_broken_stops_nothing(kit, models):
+    """The newest that can be served is; what is wrong with the pinned one is told."""
+    (models / "colours" / "pinned").write_text("7\n")
+    async with kit.running(models) as (_, stubs):
+        assert await version(kit, stubs) == "1"
+    kit.publish(models, "colours", 7, b"broken")
+    async with kit.running(models) as (server, stubs):
+        assert await version(kit, stubs) == "1"
+        assert "version 7" in str(server.models.slot("colours").error[1])
+
+
+async def test_a_pin_that_cannot_be_written_down_holds_in_this_server(kit, models, monkeypatch, caplog):
+    """With a repository that is read only, the log says that the pin is not kept, and a watch leaves it alone."""
+    kit.publish(models, "colours", 2, kit.model_bytes())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    async with kit.running(models) as (server, stubs):
+        monkeypatch.setattr(Path, "write_text", refuse)
+        assert (await reload(stubs, "1")).version == "1"
+        await server.models.refresh()
+        assert await version(kit, stubs) == "1"
+    assert "event=pin_not_kept" in caplog.text
+    assert not (models / "colours" / "pinned").exists()
+
+
 async def test_a_watch_that_waited_for_a_reload_leaves_its_pin_alone(kit, models):
     """A look for new versions that began while an older one was being pinned does not serve the newest again."""
     kit.publish(models, "colours", 2, kit.model_bytes())
@@ -324,7 +375,7 @@ async def test_a_watch_that_waited_for_a_reload_leaves_its_pin_alone(kit, models
             watching = asyncio.create_task(server.models.refresh())
             await asyncio.sleep(0)
         await asyncio.gather(pinning, watching)
-        assert (slot.serving.version, slot.pinned) == (1, True)
+        assert slot.serving.version == 1
 
 
 async def test_reloads_of_one_model_go_one_after_another(kit, models):

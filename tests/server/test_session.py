@@ -16,12 +16,13 @@ def pixels(count: int) -> np.ndarray:
 
 
 def test_a_session_is_warm_and_knows_its_file(kit):
-    """After loading it has metadata, the file's digest and a pace, and any batch size runs."""
+    """After loading it has metadata, the file's digest and its pace, and any batch size runs."""
     content = kit.model_bytes()
     session = Session(content, RUNTIME)
     assert session.digest == hashlib.sha256(content).hexdigest()
     assert session.label_count == 3
-    assert session.pace.batch_seconds(6) > 0
+    assert session.arrangement.alone.seconds(6) > 0
+    assert session.arrangement.shared is None
     for count in (1, 5, 6):
         scores = session.run(pixels(count))
         assert (scores.shape, scores.dtype) == ((count, 3), np.float32)
@@ -34,7 +35,7 @@ def test_padding_to_a_bucket_changes_no_answer(kit):
     assert _buckets(16) == (1, 2, 4, 8, 16)
     session = Session(kit.model_bytes(), RUNTIME)
     plain = session.run(pixels(3))
-    session._buckets = _buckets(6)
+    session.buckets = _buckets(6)
     assert np.array_equal(session.run(pixels(3)), plain)
 
 

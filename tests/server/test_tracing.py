@@ -70,6 +70,21 @@ async def test_errors_are_told_and_only_the_servers_are_marked(kit, models, expo
     assert bad.parent is None
 
 
+async def test_who_is_not_let_in_is_traced_too(kit, models, exporter, tmp_path):
+    """A call without a token is a span with the reason; of a method that is not served no name is taken over."""
+    (tmp_path / "tokens").write_text("hills:some-token-0123456789\n")
+    options = {"token_file": tmp_path / "tokens", "trace_endpoint": "http://127.0.0.1:4317"}
+    async with kit.running(models, **options) as (_, stubs):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stubs.classify.Classify(kit.request(kit.picture()))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stubs.channel.unary_unary("/who/knows")(b"")
+    spans = sorted(exporter.get_finished_spans(), key=lambda span: span.start_time)
+    assert [span.name for span in spans] == ["trapline.v1.ClassifyService/Classify", "unknown"]
+    assert [span.attributes["rpc.method"] for span in spans] == ["Classify", "unknown"]
+    assert {span.attributes["trapline.reason"] for span in spans} == {"TOKEN_INVALID"}
+
+
 async def test_a_streams_trace_has_an_end(kit, models, exporter):
     """Only the first images of a long stream have spans of their own; the call's span counts them all."""
     count = TRACED_IMAGES + 6

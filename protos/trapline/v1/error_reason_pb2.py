@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrapline/v1/error_reason.proto\x12\x0btrapline.v1*\x87\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_IMAGE_UNREADABLE\x10\x01\x12 \n\x1c\x45RROR_REASON_IMAGE_TOO_LARGE\x10\x02\x12 \n\x1c\x45RROR_REASON_MODEL_NOT_FOUND\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_MODEL_INVALID\x10\x04\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x06\x12 \n\x1c\x45RROR_REASON_DATASET_INVALID\x10\x07\x12$\n ERROR_REASON_TRAIN_JOB_NOT_FOUND\x10\x08\x12&\n\"ERROR_REASON_TRAIN_JOB_WRONG_STATE\x10\t\x12 \n\x1c\x45RROR_REASON_REQUEST_INVALID\x10\n\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_MODEL_LOADING\x10\x0c\x12%\n!ERROR_REASON_MODEL_OUTPUT_INVALID\x10\r\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrapline/v1/error_reason.proto\x12\x0btrapline.v1*\xcc\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_IMAGE_UNREADABLE\x10\x01\x12 \n\x1c\x45RROR_REASON_IMAGE_TOO_LARGE\x10\x02\x12 \n\x1c\x45RROR_REASON_MODEL_NOT_FOUND\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_MODEL_INVALID\x10\x04\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x06\x12 \n\x1c\x45RROR_REASON_DATASET_INVALID\x10\x07\x12$\n ERROR_REASON_TRAIN_JOB_NOT_FOUND\x10\x08\x12&\n\"ERROR_REASON_TRAIN_JOB_WRONG_STATE\x10\t\x12 \n\x1c\x45RROR_REASON_REQUEST_INVALID\x10\n\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_MODEL_LOADING\x10\x0c\x12%\n!ERROR_REASON_MODEL_OUTPUT_INVALID\x10\r\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0e\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_INVALID\x10\x0f\x12#\n\x1f\x45RROR_REASON_METHOD_NOT_ALLOWED\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trapline.v1.error_reason_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=48
-  _globals['_ERRORREASON']._serialized_end=567
+  _globals['_ERRORREASON']._serialized_end=636
 # @@protoc_insertion_point(module_scope)

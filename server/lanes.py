@@ -1,0 +1,115 @@
+"""Where batches run: lanes of one device, given in turn to the models that have images waiting."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .workers import Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What a queue is offered.
+
+    Attributes:
+        free: Lanes that are free.
+        whole: Whether all are, and no other queue wants one.
+        full_only: Whether only a full batch may be started, which is then prepared while the device is at work.
+    """
+
+    free: int
+    whole: bool
+    full_only: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Taken:
+    """What a started batch has, until it gives it back.
+
+    Attributes:
+        count: Lanes.
+        until: When it is expected to end, in `time.monotonic` seconds.
+    """
+
+    count: int
+    until: float
+
+
+class Queue(Protocol):
+    """What wants lanes."""
+
+    def start(self, offer: Offer) -> Taken | None:
+        """Starts a batch with `Lanes.run`, if there is one to start."""
+
+    def __len__(self) -> int:
+        """Images that wait."""
+
+
+class Lanes:
+    """So many batches run at a time; queues that want a lane get one after the other.
+
+    Args:
+        count: How many, each with a thread.
+        one_device: Whether they share a device that runs one batch at a time (a GPU): the second lane then prepares
+            a batch while that of the first one runs. Only a full one, which nothing that arrives meanwhile would join.
+    """
+
+    def __init__(self, count: int, *, one_device: bool = False) -> None:
+        self.count, self.one_device = count, one_device
+        self._free = count
+        self._taken: set[Taken] = set()
+        self._wanting: deque[Queue] = deque()
+        self._threads = Workers(count, name="run")
+
+    @property
+    def wanting_count(self) -> int:
+        """Queues that wait for a lane."""
+        return len(self._wanting)
+
+    def rest_seconds(self) -> float:
+        """How long it will take until a lane is free."""
+        if not self._taken or (self._free and not self.one_device):
+            return 0.0
+        last_or_first = max if self.one_device else min
+        return max(0.0, last_or_first(each.until for each in self._taken) - time.monotonic())
+
+    def want(self, queue: Queue) -> None:
+        """Gives `queue` a lane, now or when its turn comes."""
+        if queue not in self._wanting:
+            self._wanting.append(queue)
+        self._offer()
+
+    def forget(self, queue: Queue) -> None:
+        """Offers `queue` nothing any more."""
+        if queue in self._wanting:
+            self._wanting.remove(queue)
+
+    def run(self, work: Callable[..., Any], then: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401  # any work
+        """Does `work` on a lane's thread, then `then` on the event loop, as `Workers.do`."""
+        self._threads.do(work, then, *arguments)
+
+    def give_back(self, taken: Taken) -> None:
+        """Takes back what a batch had that has ended."""
+        self._taken.remove(taken)
+        self._free += taken.count
+        self._offer()
+
+    def close(self) -> None:
+        """Ends the threads when what they run has ended."""
+        self._threads.close()
+
+    def _offer(self) -> None:
+        not_started: list[Queue] = []
+        while self._free and self._wanting:
+            queue = self._wanting.popleft()
+            busy = self._free < self.count
+            whole = not busy and not self._wanting and not not_started
+            taken = queue.start(Offer(free=self._free, whole=whole, full_only=busy and self.one_device))
+            if taken is not None:
+                self._taken.add(taken)
+                self._free -= taken.count
+            if len(queue):
+                (not_started if taken is None else self._wanting).append(queue)
+        self._wanting.extendleft(reversed(not_started))
