@@ -49,7 +49,7 @@ def measured(
     Raises:
         SystemExit: It failed; the end of its output is in the sentence.
     """
-    load, busy, used = os.getloadavg()[0], _busy_seconds(), _children_seconds()
+    load, busy, used = os.getloadavg()[0], busy_seconds(), _children_seconds()
     peak = Peak()
     with log.open("wb") as output:
         began = time.monotonic()
@@ -78,7 +78,7 @@ def measured(
     seconds = time.monotonic() - began
     if child.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n" + log.read_text(errors="replace")[-2000:])
-    others = (_busy_seconds() - busy) - (_children_seconds() - used)
+    others = (busy_seconds() - busy) - (_children_seconds() - used)
     cores = os.cpu_count() or 1
     return Measured(
         began=began,
@@ -145,7 +145,7 @@ def _kib(process: int, file: str, field: str) -> float:
     return next((float(line.split()[1]) for line in lines if line.startswith(field)), 0.0)
 
 
-def _busy_seconds() -> float:
+def busy_seconds() -> float:
     """Seconds that all cores together have worked since the start of the machine, time taken by its host included."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = fields[:8]

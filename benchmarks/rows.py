@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from splits import TOP, Divided
+if TYPE_CHECKING:
+    from splits import Divided
 
+TOP = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 
 
@@ -42,11 +44,18 @@ class Rows:
         """The row with all items of `wanted`."""
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
-    def add(self, identity: Row, row: Row, divided: Divided) -> None:
-        """Keeps a run; one of the same identity before it stays in the file as superseded."""
+    def add(self, identity: Row, row: Row, divided: "Divided | None" = None) -> None:
+        """Keeps a run; one of the same identity before it stays in the file as superseded.
+
+        Args:
+            identity: What the run is found by.
+            row: What it gave.
+            divided: The division that it was tested on, where it was tested on one.
+        """
         while (before := self.find(identity)) is not None:
             before["superseded"] = True
-        self.content["splits"][divided.key] = {"test": divided.test}
+        if divided is not None:
+            self.content["splits"][divided.key] = {"test": divided.test}
         self.content["rows"].append({**identity, **row, "date": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()})
         self.save()
 

@@ -190,7 +190,8 @@ def persist(attempt: Callable[[float], Reply], *, timeout_seconds: float, unreac
 
 def is_worth_retrying(refusal: Refusal) -> bool:
     """Whether the same request may succeed a little later."""
-    retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    # CANCELLED is none of our own: a server that stops says so of a call that it had not begun yet.
+    retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
     return refusal.retry or refusal.code in retryable
 
 

@@ -127,7 +127,7 @@ class Server:
         left = max(0.0, end - loop.time())
         closing = asyncio.create_task(self.doors.stop(left + 1))
         with contextlib.suppress(TimeoutError):  # what is then still under way is cut off, and counted
-            await asyncio.wait_for(self._gate.empty(), left)
+            await asyncio.wait_for(self._all_answered(), left)
         cut_off = self._gate.call_count
         # Health watches never end by themselves: answers handed to gRPC get a moment to leave, then it closes.
         await self.doors.stop(None if cut_off else _FLUSH_SECONDS)
@@ -135,6 +135,14 @@ class Server:
         await self.stop()
         _log.info("event=drain_ended calls_cut_off=%d", cut_off)
         return cut_off
+
+    async def _all_answered(self) -> None:
+        """Waits until no call is under way, nor one that gRPC had taken already and hands over only now."""
+        while True:
+            await self._gate.empty()
+            await asyncio.sleep(_FLUSH_SECONDS)
+            if not self._gate.call_count:
+                return
 
     async def stop(self) -> None:
         """Ends at once: calls under way are cancelled. A second time does nothing."""
