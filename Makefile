@@ -34,6 +34,8 @@ lint: install
 protos: install
 	$(BIN)/python protos/generate.py
 	$(BIN)/python docs/configuration.py
+	$(BIN)/python docs/errors.py
+	$(BIN)/python docs/metrics.py
 
 bench: install
 	$(BIN)/python benchmarks/preprocess.py

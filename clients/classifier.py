@@ -10,18 +10,19 @@ with Classifier("127.0.0.1:50051", model="fox") as classifier:
 
 import contextlib
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from trapline.errors import RequestInvalid
+from trapline.request_id import REQUEST_ID_KEY, new_request_id
 from trapline.v1 import classify_pb2, model_pb2
 
 from .answers import Answer, Result, Source, answer_of
-from .connection import START_SECONDS, Connection
 from .images import read_image
 from .resending import ResendingStream
 from .security import Security
+from .servers import Servers
 
 #: Images under way at a time: enough to fill the batches of a server with some to spare.
 DEFAULT_WINDOW = 64
@@ -30,25 +31,28 @@ DEFAULT_TIMEOUT_SECONDS = 60.0
 
 
 class Classifier:
-    """One model on one server; a context manager.
+    """One model on one server, or on several; a context manager.
 
-    Every call has a deadline. UNAVAILABLE and a full queue are tried again until `timeout_seconds` are over; a server
-    that is not reached at all within 5 s of a first call is given up then.
+    Every call has a deadline. UNAVAILABLE and a full queue are tried again until `timeout_seconds` are over; where no
+    server is reached at all within 5 s of a first call it is given up then. Of several servers each that is well takes
+    its share; one that fails, or says that it does not serve, is left alone until it is well again.
 
     Args:
-        address: `host:port`, or a gRPC target such as `dns:///trapline.example:50051`, whose servers take turns.
+        address: `host:port`, or a gRPC target such as `dns:///trapline.example:50051`, whose servers take turns; or
+            several of them.
         model: The model's id, as `trapline models` lists it.
         timeout_seconds: Longest wait for one image's answer, in seconds, more than 0.
-        security: TLS and the token; plain text where absent, with the token of TRAPLINE_TOKEN where there is one.
+        security: TLS and the token, for every server; plain text where absent, with the token of TRAPLINE_TOKEN where
+            there is one.
 
     Raises:
-        RequestInvalid: `timeout_seconds` is out of range.
+        RequestInvalid: `timeout_seconds` is out of range, or there is no address.
         UsageError: A file of `security` cannot be used, or a token would leave this machine in plain text.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         model: str,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
@@ -56,7 +60,10 @@ class Classifier:
     ) -> None:
         if not 0 < timeout_seconds < math.inf:
             raise RequestInvalid(f"timeout_seconds must be more than 0 and finite, not {timeout_seconds}")
-        self._connection = Connection(address, security=security)
+        addresses = [address] if isinstance(address, str) else list(address)
+        if not addresses:
+            raise RequestInvalid("address must name a server, HOST:PORT, or several")
+        self._servers = Servers(addresses, security=security)
         self._name = f"models/{model}"
         self._timeout_seconds = timeout_seconds
         self._limit_bytes: int | None = None
@@ -70,8 +77,8 @@ class Classifier:
         self.close()
 
     def close(self) -> None:
-        """Ends every call and the connection."""
-        self._connection.close()
+        """Ends every call and the connections."""
+        self._servers.close()
 
     def model(self) -> model_pb2.Model:
         """What the server says of the model, once it serves; waits while it is being loaded.
@@ -79,8 +86,9 @@ class Classifier:
         Raises:
             Refusal: The server is not reached, or the model is unknown, cannot be served, or is still loading.
         """
-        model = self._connection.serving_model(
-            self._name, timeout_seconds=self._timeout_seconds, unreachable_seconds=START_SECONDS
+        model = self._servers.persist(
+            lambda connection, seconds_left: connection.asked_model(self._name, seconds_left),
+            timeout_seconds=self._timeout_seconds,
         )
         self._limit_bytes = model.max_image_bytes
         return model
@@ -98,8 +106,11 @@ class Classifier:
         """
         limit_bytes = self.model().max_image_bytes if self._limit_bytes is None else self._limit_bytes
         request = self._request(read_image(image, limit_bytes), top_k=top_k, min_score=min_score)
-        response = self._connection.persist(
-            lambda seconds_left: self._connection.classify_stub.Classify(request, timeout=seconds_left),
+        metadata = ((REQUEST_ID_KEY, new_request_id()),)
+        response = self._servers.persist(
+            lambda connection, seconds_left: connection.classify_stub.Classify(
+                request, timeout=seconds_left, metadata=metadata
+            ),
             timeout_seconds=self._timeout_seconds,
         )
         return answer_of(response)
@@ -131,7 +142,7 @@ class Classifier:
         _check(top_k, min_score)
         self.model()
         stream = ResendingStream(
-            self._connection,
+            self._servers.connections,
             model=self._name,
             request=lambda content: self._request(content, top_k=top_k, min_score=min_score),
             window=window,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 # gRPC would print each handshake that fails beside the sentence that we make of it; it reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from trapline import command_line
 from trapline.command_line import Options, Verb
@@ -31,18 +31,19 @@ def _is_address(text: str) -> str:
     return text
 
 
+def _split(value: object) -> object:
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
 _Address = Annotated[str, AfterValidator(_is_address)]
 _ModelId = Annotated[str, AfterValidator(check_model_id)]
 
 
-class _ServerOptions(Options):
-    """Where the server is, and how the way to it is guarded."""
+class _SecurityOptions(Options):
+    """How the way to a server is guarded."""
 
     model_config = SettingsConfigDict(env_prefix="TRAPLINE_")
 
-    server: _Address = Field(
-        "127.0.0.1:50051", description="the server's address, HOST:PORT or a gRPC target such as dns:///HOST:PORT"
-    )
     tls: bool = Field(False, description="speak TLS, to a certificate of a public CA; the options below imply it")
     tls_ca: Path | None = Field(None, description="certificate in PEM of the CA that signed the server's")
     tls_cert: Path | None = Field(
@@ -68,12 +69,24 @@ class _ServerOptions(Options):
         return Security(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Security)})
 
 
-class ClassifyOptions(_ServerOptions):
+class _ServerOptions(_SecurityOptions):
+    """Where the one server is."""
+
+    server: _Address = Field(
+        "127.0.0.1:50051", description="the server's address, HOST:PORT or a gRPC target such as dns:///HOST:PORT"
+    )
+
+
+class ClassifyOptions(_SecurityOptions):
     """Classify photos and folders of photos."""
 
     paths: CliPositionalArg[list[str]] = Field(
         min_length=1,
         description="photos, taken whatever their names, and folders, walked for files with an image's name",
+    )
+    server: Annotated[tuple[_Address, ...], NoDecode, BeforeValidator(_split)] = Field(
+        ("127.0.0.1:50051",),
+        description="the server's address, HOST:PORT or a gRPC target; several share the work: A,B or the option twice",
     )
     model: _ModelId = Field(description="id of the model to ask, as `trapline models` lists it")
     out: Path | None = Field(None, description="file for the rows, .csv or .json; without it they are printed")

@@ -8,12 +8,13 @@ import itertools
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from trapline.errors import DeadlineExceeded, ModelInvalid, ModelLoading, Refusal, from_rpc_error
-from trapline.v1 import classify_pb2_grpc, model_pb2, model_pb2_grpc
+from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
 from trapline.v1.error_reason_pb2 import ErrorReason
 
 from .security import Security
@@ -23,6 +24,10 @@ START_SECONDS = 5.0
 #: Longest wait for the answer to one question about a model, in seconds.
 QUESTION_SECONDS = 10.0
 
+#: The health service that says whether a server can classify.
+HEALTH_SERVICE = classify_pb2.DESCRIPTOR.services_by_name["ClassifyService"].full_name
+
+_HEALTH_SECONDS = 2.0
 _FIRST_BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 5.0
 
@@ -64,13 +69,15 @@ class Connection:
     """
 
     def __init__(self, address: str, *, security: Security | None = None) -> None:
-        self.address, self._security = address, security or Security()
+        self.address, self.closed, self._security = address, False, security or Security()
         self._channel = self._security.channel(address, _CHANNEL_OPTIONS)
         self.classify_stub = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self.model_stub = model_pb2_grpc.ModelServiceStub(self._channel)
+        self.health_stub: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def close(self) -> None:
         """Ends every call and the connection."""
+        self.closed = True
         self._channel.close()
 
     def persist(
@@ -86,51 +93,59 @@ class Connection:
         Raises:
             Refusal: The last attempt's, as a sentence.
         """
-        start = time.monotonic()
-        for attempt_number in itertools.count():
-            try:
-                return attempt(max(start + timeout_seconds - time.monotonic(), 0.001))
-            except grpc.RpcError as error:
-                refusal = from_rpc_error(error)
-            except Refusal as refused:
-                refusal = refused
-            patience_seconds = min(timeout_seconds, unreachable_seconds) if _is_transport(refusal) else timeout_seconds
-            wait_seconds = backoff_seconds(attempt_number, refusal)
-            if not is_worth_retrying(refusal) or time.monotonic() + wait_seconds >= start + patience_seconds:
-                raise self.explained(refusal)
-            time.sleep(wait_seconds)
-        raise AssertionError("the loop above never ends by itself")
+        try:
+            return persist(attempt, timeout_seconds=timeout_seconds, unreachable_seconds=unreachable_seconds)
+        except Refusal as refusal:
+            raise self.explained(refusal) from refusal.__cause__
 
-    def serving_model(self, name: str, *, timeout_seconds: float, unreachable_seconds: float) -> model_pb2.Model:
-        """The model `name` (`models/{model}`), once it serves.
-
-        Args:
-            name: The resource name.
-            timeout_seconds: How long to wait for a model that is being loaded.
-            unreachable_seconds: How long to wait for a server that cannot be reached.
+    def ready_model(self, name: str) -> model_pb2.Model:
+        """The model `name` (`models/{model}`) of a server that says it is well.
 
         Raises:
-            Refusal: The server is not reached, or the model is unknown, broken or still loading.
+            Refusal: The server is not reached, does not serve now, or not this model.
         """
+        if self.is_serving() is False:  # where it does not answer, the next question tells why
+            raise self.not_serving()
+        try:
+            return self.asked_model(name, QUESTION_SECONDS)
+        except grpc.RpcError as error:
+            raise self.explained(from_rpc_error(error)) from error
 
-        def attempt(seconds_left: float) -> model_pb2.Model:
-            request = model_pb2.GetModelRequest(name=name)
-            try:
-                model: model_pb2.Model = self.model_stub.GetModel(request, timeout=min(seconds_left, QUESTION_SECONDS))
-            except grpc.RpcError as error:
-                if from_rpc_error(error).code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    # Such a small question left open: the network swallows it, or the server hangs.
-                    raise ServerUnreachable(
-                        f"the server at {self.address} does not answer; see that it runs"
-                    ) from error
-                raise
-            if model.state == model_pb2.Model.STATE_LOADING:
-                raise ModelLoading(f"{name} is still being loaded; try again in a while", model=name)
-            if model.state == model_pb2.Model.STATE_FAILED:
-                raise ModelInvalid(model.last_error.message or f"{name} cannot be served", model=name)
-            return model
+    def is_serving(self) -> bool | None:
+        """Whether the server is well, as it says itself; None where it does not answer."""
+        request = health_pb2.HealthCheckRequest(service=HEALTH_SERVICE)
+        try:
+            answer = self.health_stub.Check(request, timeout=_HEALTH_SECONDS)
+        except grpc.RpcError as error:
+            # A server, or a proxy before it, without health is taken for well.
+            return True if from_rpc_error(error).code is grpc.StatusCode.UNIMPLEMENTED else None
+        serving: bool = answer.status == health_pb2.HealthCheckResponse.SERVING
+        return serving
 
-        return self.persist(attempt, timeout_seconds=timeout_seconds, unreachable_seconds=unreachable_seconds)
+    def not_serving(self) -> Refusal:
+        """The refusal of a server that is reached and says that it is not well."""
+        return ServerUnreachable(f"the server at {self.address} says that it does not serve now; see its log")
+
+    def asked_model(self, name: str, seconds_left: float) -> model_pb2.Model:
+        """The model `name` (`models/{model}`), asked for once.
+
+        Raises:
+            Refusal: The server does not answer, or the model is broken or still loading.
+            grpc.RpcError: The call failed otherwise.
+        """
+        request = model_pb2.GetModelRequest(name=name)
+        try:
+            model: model_pb2.Model = self.model_stub.GetModel(request, timeout=min(seconds_left, QUESTION_SECONDS))
+        except grpc.RpcError as error:
+            if from_rpc_error(error).code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                # Such a small question left open: the network swallows it, or the server hangs.
+                raise ServerUnreachable(f"the server at {self.address} does not answer; see that it runs") from error
+            raise
+        if model.state == model_pb2.Model.STATE_LOADING:
+            raise ModelLoading(f"{name} is still being loaded; try again in a while", model=name)
+        if model.state == model_pb2.Model.STATE_FAILED:
+            raise ModelInvalid(model.last_error.message or f"{name} cannot be served", model=name)
+        return model
 
     def explained(self, refusal: Refusal) -> Refusal:
         """`refusal` in words for a person, where gRPC itself made it and not a Trapline server."""
@@ -155,11 +170,29 @@ class Connection:
         return explained
 
 
+def persist(attempt: Callable[[float], Reply], *, timeout_seconds: float, unreachable_seconds: float) -> Reply:
+    """What `attempt` returns, tried again while that may help; see `Connection.persist`."""
+    start = time.monotonic()
+    for attempt_number in itertools.count():
+        try:
+            return attempt(max(start + timeout_seconds - time.monotonic(), 0.001))
+        except grpc.RpcError as error:
+            refusal = from_rpc_error(error)
+        except Refusal as refused:
+            refusal = refused
+        patience_seconds = min(timeout_seconds, unreachable_seconds) if _is_transport(refusal) else timeout_seconds
+        wait_seconds = backoff_seconds(attempt_number, refusal)
+        if not is_worth_retrying(refusal) or time.monotonic() + wait_seconds >= start + patience_seconds:
+            raise refusal
+        time.sleep(wait_seconds)
+    raise AssertionError("the loop above never ends by itself")
+
+
 def is_worth_retrying(refusal: Refusal) -> bool:
     """Whether the same request may succeed a little later."""
     # CANCELLED is none of our own: a server that stops says so of a call that it had not begun yet.
     retryable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-    return refusal.code in retryable or refusal.reason == ErrorReason.ERROR_REASON_QUEUE_FULL
+    return refusal.retry or refusal.code in retryable
 
 
 def backoff_seconds(attempt_number: int, refusal: Refusal) -> float:

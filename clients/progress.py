@@ -7,6 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import grpc
+
+from trapline.errors import Refusal
+
 from .answers import Result
 from .connection import ServerUnreachable
 
@@ -42,7 +46,7 @@ class Tally:
             self._lost_server = True
         elif self.failures.total() <= MOST_TOLD:
             name = "image" if isinstance(result.source, bytes) else os.fsdecode(result.source)
-            self._say(f"{name}: {result.refusal.message}")
+            self._say(f"{name}: {_told(result.refusal)}")
         elif self.failures.total() == MOST_TOLD + 1:
             self._say("more images failed; their rows say why")
 
@@ -56,6 +60,12 @@ class Tally:
         if 0 < self.done_count < self.total:
             parts.append(f"about {(self.total - self.done_count) / images_per_second:.0f} s left")
         return ", ".join(parts)
+
+
+def _told(refusal: Refusal) -> str:
+    """The refusal's sentence; for a fault of the server's with the id that its log tells the call by."""
+    fault = refusal.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+    return f"{refusal.message} (call {refusal.request_id})" if fault and refusal.request_id else refusal.message
 
 
 @contextlib.contextmanager

@@ -146,13 +146,19 @@ def _only_token(path: Path) -> str:
     return tokens[0]
 
 
-class _TokenSender(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
+class _TokenSender(
+    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor
+):
     """Adds the token to each call."""
 
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ANN401  # gRPC's own
+        """The call, with the token."""
+        return continuation(self._with_token(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ANN401  # gRPC's own
         """The call, with the token."""
         return continuation(self._with_token(details), request)
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import grpc
 
 from trapline.errors import Refusal, from_rpc_error
+from trapline.request_id import REQUEST_ID_KEY, new_request_id
 from trapline.v1 import classify_pb2, classify_pb2_grpc
+
+from .scout import Away, Ready
 
 #: How long a stream that has answered everything may take to end in order, in seconds.
 _FAREWELL_SECONDS = 1.0
@@ -37,12 +40,12 @@ class Event:
     """Something that came from a stream.
 
     Attributes:
-        stream: The stream that it came from; its owner may have a newer one by now.
-        content: A request that went, one answer, or the end.
+        source: The stream, or the lane, that it came from; a stream's owner may have a newer one by now.
+        content: A request that went, one answer, or the end; or how a server is.
     """
 
-    stream: "Stream"
-    content: classify_pb2.StreamClassifyResponse | Sent | Ended
+    source: object
+    content: classify_pb2.StreamClassifyResponse | Sent | Ended | Ready | Away
 
 
 class Stream:
@@ -52,6 +55,10 @@ class Stream:
         stub: The service.
         events: Gets an `Event` for each request that went, each answer, and the end, from threads of the stream's.
         timeout_seconds: The call's deadline.
+
+    Attributes:
+        request_id: What the server's log names the call.
+        image_count: Images under way on it; kept by `Outstanding`.
     """
 
     def __init__(
@@ -62,8 +69,11 @@ class Stream:
         timeout_seconds: float,
     ) -> None:
         self._events = events
+        self.request_id, self.image_count = new_request_id(), 0
         self._outgoing: queue.SimpleQueue[classify_pb2.StreamClassifyRequest | None] = queue.SimpleQueue()
-        self._call = stub.StreamClassify(self._requests(), timeout=timeout_seconds)
+        self._call = stub.StreamClassify(
+            self._requests(), timeout=timeout_seconds, metadata=((REQUEST_ID_KEY, self.request_id),)
+        )
         self._reader = threading.Thread(target=self._read, name="trapline-stream", daemon=True)
         self._reader.start()
 

@@ -106,6 +106,8 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default in (None, ""):
         return "–"
+    if isinstance(field.default, tuple):
+        return f"`{','.join(field.default)}`"
     value = "on" if field.default is True else "off" if field.default is False else field.default
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 

@@ -30,6 +30,7 @@ from .precision import choose
 from .repository import Repository
 from .services import add_services
 from .session import Runtime, Session, read_file
+from .tracing import Tracing, exporter_to
 from .transport import Doors
 from .trial import try_out
 
@@ -65,15 +66,16 @@ class Server:
         metrics: Metrics,
         health_changed: asyncio.Event,
         stopping: threading.Event,
+        tracing: Tracing | None = None,
     ) -> None:
         self.config, self.models, self.metrics = config, models, metrics
         self.listen = self.metrics_listen = ""
         self._images, self._lanes, self._gate = images, lanes, Gate()
-        self._health_changed, self._stopping = health_changed, stopping
+        self._health_changed, self._stopping, self._tracing = health_changed, stopping, tracing
         self._health = health.aio.HealthServicer()
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.doors = Doors(config, gate=self._gate, metrics=metrics)
+        self.doors = Doors(config, gate=self._gate, metrics=metrics, tracing=tracing)
 
     async def start(self) -> None:
         """Binds, and answers health with NOT_SERVING; calls get MODEL_LOADING until `load` is done.
@@ -158,6 +160,9 @@ class Server:
         page, self._page = self._page, None
         if page is not None:
             await asyncio.to_thread(page.close)
+        tracing, self._tracing = self._tracing, None
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     async def _tell_health(self) -> None:
         while True:
@@ -232,6 +237,7 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         metrics=metrics,
         health_changed=health_changed,
         stopping=stopping,
+        tracing=Tracing(exporter_to(config.trace_endpoint)) if config.trace_endpoint else None,
     )
 
 

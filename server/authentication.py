@@ -142,7 +142,7 @@ class Authentication(grpc.aio.ServerInterceptor):
                     method=_short(method),
                 )
         except Refusal as refusal:
-            return self._calls.refusing(_short(method) if method in self._access else "unknown", refusal)
+            return self._calls.refusing(method if method in self._access else "unknown", refusal)
         return await continuation(handler_call_details) if method in self._access else None
 
 

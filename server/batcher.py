@@ -261,6 +261,7 @@ class Batcher:
     def _hand_back(self, image: _Decoded, row: NDArray[np.float32], batch: _Batch, seconds: float) -> None:
         queued = max(0.0, batch.began - image.ticket.admitted_at - image.preprocess_seconds)
         self._metrics.queue_seconds.labels(self._model_id).observe(queued)
+        image.ticket.count_run(wanted=not image.future.done())
         if not image.future.done():
             image.future.set_result(
                 Answer(scores=row, queue_seconds=queued, inference_seconds=seconds, batch_image_count=len(batch.images))

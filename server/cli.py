@@ -4,13 +4,13 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 from trapline.command_line import Verb, drop_output
 from trapline.command_line import main as run_program
 
 from .config import CheckConfig, ServerConfig
+from .logs import log_to_stderr
 
 if TYPE_CHECKING:
     from .app import Server
@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def _run(config: ServerConfig) -> int:
-    _log_to_stderr(logging.INFO)
+    log_to_stderr(logging.INFO, config.log_format)
     return asyncio.run(_serve(config))
 
 
@@ -43,7 +43,9 @@ async def _serve(config: ServerConfig) -> int:
         loop.add_signal_handler(each, _on_signal, asked, int(each))
     from .app import build
 
-    logging.getLogger(__name__).info("event=settings %s", config.settings_line())
+    settings = config.settings()
+    words = " ".join(f"{name}=%s" for name in settings)
+    logging.getLogger(__name__).info(f"event=settings {words}", *settings.values())
     server = build(config)
     starting = asyncio.create_task(_start(server))
     try:
@@ -92,16 +94,7 @@ def _on_signal(asked: "asyncio.Future[int]", number: int) -> None:
 
 
 def _check(config: CheckConfig) -> int:
-    _log_to_stderr(logging.CRITICAL)
+    log_to_stderr(logging.CRITICAL)
     from .check import check_models
 
     return check_models(config)
-
-
-def _log_to_stderr(level: int) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level,
-        format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )

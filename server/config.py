@@ -1,5 +1,6 @@
 """Every option of `server`, once: flags, `SERVER_...` variables, YAML keys and help come from these fields."""
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -99,6 +100,13 @@ class ServerConfig(ModelOptions):
     reflection: bool = Field(default=True, description="tell grpcurl and the like what services there are")
     allow_empty: bool = Field(default=False, description="start without a model that can be served")
     watch: bool = Field(default=False, description="look for new versions and models every few seconds")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="lines of the log: words `key=value`, or a JSON object each"
+    )
+    trace_endpoint: str = Field(
+        default="",
+        description="send OpenTelemetry traces by OTLP/gRPC to http://HOST:PORT or https://HOST:PORT; empty is off",
+    )
 
     @field_validator("listen", "metrics", "admin", "health")
     @classmethod
@@ -107,6 +115,13 @@ class ServerConfig(ModelOptions):
         bad = not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65535
         if bad and value:
             raise ValueError("must be HOST:PORT with a port of 0 to 65535, e.g. 127.0.0.1:50051")
+        return value
+
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/\s:]+(:\d{1,5})?/?", value):
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT, e.g. http://127.0.0.1:4317")
         return value
 
     @model_validator(mode="after")
@@ -136,9 +151,9 @@ class ServerConfig(ModelOptions):
         """Most pixels, width × height, of an image that is decoded."""
         return self.max_megapixels * 1_000_000
 
-    def settings_line(self) -> str:
-        """The effective settings as `name=value` on one line, for the log."""
-        return " ".join(f"{name}={value}" for name, value in sorted(self.model_dump(exclude={"config"}).items()))
+    def settings(self) -> dict[str, object]:
+        """The effective settings by name, for the log."""
+        return dict(sorted(self.model_dump(exclude={"config"}).items()))
 
 
 class CheckConfig(ModelOptions):

@@ -7,6 +7,7 @@ from trapline.errors import InternalError, Refusal
 
 _log = logging.getLogger(__name__)
 _LONGEST_NAME = 80
+_LONGEST_ERROR = 500
 
 
 def as_refusal(error: BaseException) -> Refusal:
@@ -17,7 +18,9 @@ def as_refusal(error: BaseException) -> Refusal:
     if isinstance(error, Refusal):
         return error
     error_id = secrets.token_hex(8)
-    _log.error("event=internal_error error_id=%s error=%r", error_id, error, exc_info=error)
+    # Not its repr: that of some exceptions holds the bytes they were raised about.
+    told = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+    _log.error("event=internal_error error_id=%s error=%r", error_id, told, exc_info=error)
     return InternalError(f"internal error; the server's log tells it under the id {error_id}", errorId=error_id)
 
 

@@ -17,6 +17,7 @@ from trapline.preprocessing import load_image
 from trapline.v1 import classify_pb2
 
 from .batcher import Answer, Batcher
+from .calls import current
 from .decoding import Decoding
 from .errors import as_refusal, shown
 from .metrics import UNKNOWN_MODEL, Metrics
@@ -88,6 +89,7 @@ class Images:
         Raises:
             Refusal: The request is wrong, its model does not serve, or (QueueFull) there is no room.
         """
+        current().note_image(len(request.image))
         with self._failures_counted(request.model):
             return self._admit(request, Lane.CALL, caller, deadline, waits)
 
@@ -99,6 +101,7 @@ class Images:
         Raises:
             Refusal: The request is wrong or its model does not serve.
         """
+        current().note_image(len(request.image))
         with self._failures_counted(request.model):
             while True:
                 try:
@@ -117,7 +120,11 @@ class Images:
             pixels, seconds = await self._decoded(admitted)
             answer = await admitted.serving.batcher.classify(admitted.ticket, pixels, preprocess_seconds=seconds)
             response = _response(admitted, answer, seconds)
+            # Before the place is given back: a replaced version drops its series once all its places are.
+            best = int(answer.scores.argmax())
+            admitted.serving.drift.observe(best, float(answer.scores[best]))
         self._metrics.images.labels(admitted.serving.model_id, "OK").inc()
+        current().note_answer(answer, preprocess_seconds=seconds)
         return response
 
     def answering(self, admitted: Admitted) -> "asyncio.Task[classify_pb2.ClassifyResult]":
@@ -144,7 +151,9 @@ class Images:
         deadline: float | None,
         waits: dict[Batcher, float] | None,
     ) -> Admitted:
-        serving = self._models.serving(model_id_of(request.model))
+        model_id = model_id_of(request.model)
+        current().note_model(model_id)
+        serving = self._models.serving(model_id)
         self._check(request)
         batcher = serving.batcher
         wait = None
@@ -195,6 +204,7 @@ class Images:
         except Exception as error:
             refusal = as_refusal(error)
             self._count(name, reason_name(refusal))
+            current().note_refusal(refusal)
             if refusal is error:
                 raise
             raise refusal from error

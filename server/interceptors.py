@@ -13,11 +13,14 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from trapline.errors import Refusal, RequestInvalid, reason_name, to_status
+from trapline.request_id import REQUEST_ID_KEY
 
 from .caller import caller_of
+from .calls import Call, begin, request_id_of
 from .errors import as_refusal
 from .gate import Gate
 from .metrics import Metrics
+from .tracing import Tracing
 
 _log = logging.getLogger(__name__)
 _OURS = "/trapline."
@@ -28,10 +31,16 @@ class _Malformed:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of `trapline.v1`; health and reflection are neither logged nor counted: probes fill no log."""
+    """Wraps the methods of `trapline.v1`; health and reflection are neither logged nor counted: probes fill no log.
 
-    def __init__(self, gate: Gate, metrics: Metrics) -> None:
-        self._gate, self._metrics = gate, metrics
+    Args:
+        gate: What is still taken.
+        metrics: Where to count.
+        tracing: Makes spans; None where that is off.
+    """
+
+    def __init__(self, gate: Gate, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self._gate, self._metrics, self._tracing = gate, metrics, tracing
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -45,41 +54,41 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         if path not in self._wrapped:
-            ours = path.startswith(_OURS)
-            self._wrapped[path] = self._wrap(path.rsplit("/", 1)[-1], handler) if ours else _quiet(handler)
+            self._wrapped[path] = self._wrap(path, handler) if path.startswith(_OURS) else _quiet(handler)
         return self._wrapped[path]
 
-    def refusing(self, method: str, refusal: Refusal) -> "grpc.RpcMethodHandler[Any, Any]":
+    def refusing(self, path: str, refusal: Refusal) -> "grpc.RpcMethodHandler[Any, Any]":
         """A handler for a call of any kind that answers with `refusal`, and reads nothing of the request before."""
 
         async def refuse(_requests: AsyncIterator[Any], context: Any) -> None:  # noqa: ANN401  # gRPC's own
             async def work() -> None:
                 raise refusal
 
-            await self._call(method, context, work)
+            await self._call(path, context, work)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _wrap(self, method: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
+    def _wrap(self, path: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
         parse, serialize = _tolerant(handler.request_deserializer), handler.response_serializer
         if handler.response_streaming:
 
             async def answer_stream(requests: AsyncIterator[Any], context: Any) -> None:  # noqa: ANN401  # gRPC's own
-                await self._call(method, context, lambda: handler.stream_stream(_parsed(requests), context))
+                await self._call(path, context, lambda: handler.stream_stream(_parsed(requests), context))
 
             return grpc.stream_stream_rpc_method_handler(answer_stream, parse, serialize)
 
         async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # messages of any method
             # Serialised in here, where a failure is told in our words.
             return await self._call(
-                method, context, lambda: _serialized(handler.unary_unary(_whole(request), context), serialize)
+                path, context, lambda: _serialized(handler.unary_unary(_whole(request), context), serialize)
             )
 
         return grpc.unary_unary_rpc_method_handler(answer, parse)
 
-    async def _call(self, method: str, context: Any, work: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401  # as above
+    async def _call(self, path: str, context: Any, work: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401  # as above
         began, code, reason = time.monotonic(), grpc.StatusCode.OK, "-"
-        streaming = method.startswith("Stream")
+        call = self._begun(path, context)
+        streaming = call.method.startswith("Stream")
         with self._gate:
             try:
                 self._gate.check(streaming=streaming)
@@ -90,16 +99,47 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001  # whatever it was, the caller gets a status and the log the rest
                 refusal = as_refusal(error)
                 code, reason = refusal.code, reason_name(refusal)
-                await _abort(context, refusal)
+                call.note_error(refusal)
+                await _abort(context, refusal, (REQUEST_ID_KEY, call.request_id))
             finally:
                 seconds = time.monotonic() - began
-                self._metrics.calls.labels(method, code.name).inc()
+                self._metrics.calls.labels(call.method, code.name).inc()
                 if not streaming:
-                    self._metrics.call_seconds.labels(method).observe(seconds)
-                _log.info(
-                    "event=call method=%s code=%s reason=%s seconds=%.6f caller=%s peer=%s",
-                    *(method, code.name, reason, seconds, caller_of(context), context.peer()),
-                )
+                    self._metrics.call_seconds.labels(call.method).observe(seconds)
+                if call.trace is not None:
+                    call.trace.end(call, code, reason)
+                _tell(call, context, code=code.name, reason=reason, seconds=seconds)
+
+    def _begun(self, path: str, context: Any) -> Call:  # noqa: ANN401  # gRPC's context of any method
+        """The call, named and traced, as the one that its task works on."""
+        metadata = context.invocation_metadata()
+        call = Call(method=path.rsplit("/", 1)[-1], request_id=request_id_of(metadata))
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(path, call.request_id, metadata)
+        begin(call)
+        # Never initial metadata: gRPC retries no call that has sent some.
+        context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        return call
+
+
+def _tell(call: Call, context: Any, *, code: str, reason: str, seconds: float) -> None:  # noqa: ANN401  # as above
+    """The call's line in the log: what is known of it, and nothing of its images but how many and how large."""
+    words = "event=call request_id=%s method=%s code=%s reason=%s seconds=%.6f caller=%s peer=%s"
+    values: list[object] = [call.request_id, call.method, code, reason, seconds, caller_of(context), context.peer()]
+    if call.model:
+        words += " model=%s"
+        values.append(call.model)
+    if call.image_count:
+        words += " images=%d answered=%d refused=%d bytes=%d"
+        values += [call.image_count, call.answered_count, call.refused_count, call.byte_count]
+    if count := call.answered_count:
+        words += " preprocess_seconds=%.6f queue_seconds=%.6f inference_seconds=%.6f batch_images=%.1f"
+        sums = (call.preprocess_seconds, call.queue_seconds, call.inference_seconds, call.batch_image_count)
+        values += [each / count for each in sums]
+    if call.error_id:
+        words += " error_id=%s"
+        values.append(call.error_id)
+    _log.info(words, *values)
 
 
 def _quiet(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
@@ -132,9 +172,9 @@ async def _refusing_faults(context: Any) -> AsyncIterator[None]:  # noqa: ANN401
         await _abort(context, as_refusal(error))
 
 
-async def _abort(context: Any, refusal: Refusal) -> None:  # noqa: ANN401  # gRPC's context of any method
+async def _abort(context: Any, refusal: Refusal, *more: tuple[str, str]) -> None:  # noqa: ANN401  # gRPC's context of any method
     status = rpc_status.to_status(to_status(refusal))
-    trailers = tuple(status.trailing_metadata)
+    trailers = (*status.trailing_metadata, *more)
     if refusal.retry_seconds is not None:
         # gRPC's own retries wait for this long instead of their back-off.
         trailers += (("grpc-retry-pushback-ms", str(round(refusal.retry_seconds * 1000))),)

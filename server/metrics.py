@@ -1,6 +1,8 @@
 """What the server counts, in Prometheus's words: base units, labels from fixed sets and served models' ids only."""
 
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
@@ -11,68 +13,102 @@ from .addresses import cannot_listen, joined, split
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 #: The `model` label of images that named no model that is served.
 UNKNOWN_MODEL = "unknown"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What the page of metrics tells of one.
+
+    Attributes:
+        name: As Prometheus has it, without the suffixes of a histogram.
+        kind: `counter`, `gauge` or `histogram`.
+        labels: Names of its labels.
+        unit: What it counts or measures in.
+        meaning: A sentence.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    unit: str
+    meaning: str
+
+
 class Metrics:
-    """One server's metrics, in a registry of its own so that two servers fit into one process."""
+    """One server's metrics, in a registry of its own so that two servers fit into one process.
+
+    Attributes:
+        declared: All of them, in the order of their page; `docs/metrics.py` writes that.
+    """
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        model = ["model"]
-        self.calls = Counter("trapline_calls", "Calls ended.", ["method", "code"], registry=registry)
-        self.call_seconds = Histogram(
-            "trapline_call_seconds", "Time of a unary call.", ["method"], buckets=_SECONDS, registry=registry
-        )
-        self.images = Counter(
-            "trapline_images", "Images ended, by OK or the reason why not.", ["model", "outcome"], registry=registry
-        )
-        self.dropped = Counter(
+        self.registry = CollectorRegistry()
+        self.declared: list[Declared] = []
+        ProcessCollector(registry=self.registry)
+        counter, gauge, histogram, timer = self._counter, self._gauge, self._histogram, self._timer
+        self.calls = counter("trapline_calls", "method code", "Calls ended.")
+        self.call_seconds = timer("trapline_call_seconds", "method", "Time of a unary call.")
+        self.images = counter("trapline_images", "model outcome", "Images ended, by `OK`, `CANCELLED` or the reason.")
+        self.dropped = counter(
             "trapline_dropped_images",
-            "Images not run: cancelled or past their deadline while waiting, or refused at the door.",
-            ["model", "cause"],
-            registry=registry,
+            "model cause",
+            "Images not run: the caller left (`cancelled`), its deadline passed (`deadline`), or no room (`refused`).",
         )
-        self.queue_images = Gauge(
-            "trapline_queue_images", "Images accepted and not answered yet.", model, registry=registry
+        self.wasted = counter(
+            "trapline_wasted_images",
+            "model cause",
+            "Images run for nobody: when their batch ended the caller had left (`cancelled`) or was late (`deadline`).",
         )
-        self.queue_bytes = Gauge("trapline_queue_bytes", "Bytes of those images.", model, registry=registry)
-        self.queue_seconds = Histogram(
-            "trapline_queue_seconds", "Waiting of an image.", model, buckets=_SECONDS, registry=registry
-        )
-        self.preprocess_seconds = Histogram(
-            "trapline_preprocess_seconds", "Decoding of an image.", model, buckets=_SECONDS, registry=registry
-        )
-        self.inference_seconds = Histogram(
-            "trapline_inference_seconds", "Run of a batch.", model, buckets=_SECONDS, registry=registry
-        )
-        self.batch_images = Histogram(
-            "trapline_batch_images", "Images in a batch.", model, buckets=_IMAGES, registry=registry
-        )
-        self.batch_failures = Counter(
-            "trapline_batch_failures", "Batches that the runtime failed to run.", model, registry=registry
-        )
-        self.load_failures = Counter(
-            "trapline_model_load_failures", "Versions that could not be served.", model, registry=registry
-        )
-        self.load_seconds = Histogram(
-            "trapline_model_load_seconds",
-            "Reading and warming up a version.",
-            model,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.credential_reloads = Counter(
+        self.queue_images = gauge("trapline_queue_images", "model", "Images accepted and not answered yet.")
+        self.queue_bytes = gauge("trapline_queue_bytes", "model", "Bytes of their files.")
+        self.preprocess_seconds = timer("trapline_preprocess_seconds", "model", "Decoding and resizing of an image.")
+        self.queue_seconds = timer("trapline_queue_seconds", "model", "Waiting of an image for its batch.")
+        self.inference_seconds = timer("trapline_inference_seconds", "model", "Run of a batch.")
+        self.batch_images = histogram("trapline_batch_images", "model", "Images in a batch.", _IMAGES)
+        self.batch_failures = counter("trapline_batch_failures", "model", "Batches that the runtime failed to run.")
+        self.load_seconds = timer("trapline_model_load_seconds", "model", "Reading and warming up a version.")
+        self.load_failures = counter("trapline_model_load_failures", "model", "Versions that could not be served.")
+        self.credential_reloads = counter(
             "trapline_credential_reloads",
-            "Changed files of certificates or tokens, taken over or not.",
-            ["file", "outcome"],
-            registry=registry,
+            "file outcome",
+            "Changed files of certificates or tokens: taken over (`ok`), or the old ones kept (`failed`).",
         )
-        self.model_info = Gauge(
-            "trapline_model_info", "1 for the version that is served.", ["model", "version"], registry=registry
+        self.model_info = gauge("trapline_model_info", "model version", "1 for the version that is served.")
+        self.predictions = counter(
+            "trapline_predictions",
+            "model version label",
+            "Images answered by the version that is served, by their best label.",
         )
+        self.top_score = histogram(
+            "trapline_top_score_ratio",
+            "model version",
+            "Probability, 0 to 1, of the best label of each image that the version that is served answered.",
+            _SHARES,
+        )
+
+    def _counter(self, name: str, labels: str, meaning: str) -> Counter:
+        self._declare("counter", f"{name}_total", labels, meaning)
+        return Counter(name, meaning, labels.split(), registry=self.registry)
+
+    def _gauge(self, name: str, labels: str, meaning: str) -> Gauge:
+        self._declare("gauge", name, labels, meaning)
+        return Gauge(name, meaning, labels.split(), registry=self.registry)
+
+    def _timer(self, name: str, labels: str, meaning: str) -> Histogram:
+        return self._histogram(name, labels, meaning, _SECONDS)
+
+    def _histogram(self, name: str, labels: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        self._declare("histogram", name, labels, meaning)
+        return Histogram(name, meaning, labels.split(), registry=self.registry, buckets=buckets)
+
+    def _declare(self, kind: str, name: str, labels: str, meaning: str) -> None:
+        # By Prometheus's rule the name ends with its unit; what only tells of something has none.
+        unit = name.removesuffix("_total").rpartition("_")[2].replace("info", "–")
+        declared = Declared(name=name, kind=kind, labels=tuple(labels.split()), unit=unit, meaning=meaning)
+        self.declared.append(declared)
 
 
 class MetricsPage:

@@ -10,6 +10,7 @@ from trapline.errors import ModelInvalid, RequestInvalid, to_status
 from trapline.formats import IMAGE_FORMATS
 from trapline.v1 import model_pb2, model_pb2_grpc
 
+from .calls import current
 from .config import ServerConfig
 from .images import model_id_of
 from .models import Models
@@ -36,7 +37,9 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         context: _Context,  # noqa: ARG002  # gRPC passes it
     ) -> model_pb2.Model:
         """One model."""
-        return self._message(self._models.slot(model_id_of(request.name, "name")))
+        model_id = model_id_of(request.name, "name")
+        current().note_model(model_id)
+        return self._message(self._models.slot(model_id))
 
     async def ListModels(  # noqa: N802  # the method's name in the contract
         self,
@@ -63,6 +66,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.Model:
         """The model after its files were read again; see `Models.reload`."""
         model_id = model_id_of(request.name, "name")
+        current().note_model(model_id)
         return self._message(await self._models.reload(model_id, request.version))
 
     def _message(self, slot: ModelSlot) -> model_pb2.Model:

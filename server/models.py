@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from trapline.errors import ModelInvalid, ModelLoading, ModelNotFound, Refusal
 
 from .batcher import Batcher
+from .drift import Drift
 from .errors import as_refusal, shown
 from .metrics import Metrics
 from .repository import Repository, parse_version
@@ -225,6 +226,7 @@ class Models:
                 version=version,
                 session=session,
                 batcher=self._serve(slot.model_id, session),
+                drift=self._drift(slot.model_id, version, session),
                 load_time=now,
             ),
         )
@@ -235,8 +237,18 @@ class Models:
             slot.error = None
         self._count_swap(old, slot.serving, seconds)
         if old is not None:
-            self._spawn(old.batcher.close())
+            self._spawn(self._retire(slot, old))
         self._on_change()
+
+    def _drift(self, model_id: str, version: int, session: Session) -> Drift:
+        labels = [label.id for label in session.metadata.labels]
+        return Drift(self._metrics, model_id=model_id, version=version, labels=labels)
+
+    async def _retire(self, slot: ModelSlot, old: Serving) -> None:
+        """Lets a replaced version answer what it was given, then drops its series."""
+        await old.batcher.close()
+        if slot.serving is not None:
+            old.drift.forget(slot.serving.drift)
 
     def _count_swap(self, old: Serving | None, new: Serving, seconds: float) -> None:
         _log.info(

@@ -79,13 +79,23 @@ class Ticket:
         Raises:
             DeadlineExceeded: It has.
         """
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._late():
             self._places.count_dropped("deadline")
             raise DeadlineExceeded("the deadline passed before the image was run; allow more time or send less at once")
 
     def count_cancelled(self) -> None:
-        """Counts the image as one whose caller left before it was run."""
-        self._places.count_dropped("cancelled")
+        """Counts the image as one whose caller was gone before it was run."""
+        self._places.count_dropped("deadline" if self._late() else "cancelled")
+
+    def count_run(self, *, wanted: bool) -> None:
+        """Counts an image that was run as wasted where its caller is gone: not `wanted`, or past its deadline."""
+        if self._late():
+            self._places.count_wasted("deadline")
+        elif not wanted:
+            self._places.count_wasted("cancelled")
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
 
 class Places:
@@ -179,6 +189,10 @@ class Places:
     def count_dropped(self, cause: str) -> None:
         """Counts an image that is not run: `cancelled`, `deadline` or `refused`."""
         self._metrics.dropped.labels(self._model_id, cause).inc()
+
+    def count_wasted(self, cause: str) -> None:
+        """Counts an image that was run for nobody: `cancelled` or `deadline`."""
+        self._metrics.wasted.labels(self._model_id, cause).inc()
 
     def _fits(self, byte_count: int, lane: Lane, caller: str) -> bool:
         limits, streamed = self._limits, self.images[Lane.STREAM]

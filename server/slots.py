@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from trapline.errors import Refusal
 
 from .batcher import Batcher
+from .drift import Drift
 from .session import Session
 
 
@@ -19,6 +20,7 @@ class Serving:
     version: int
     session: Session
     batcher: Batcher
+    drift: Drift
     load_time: Timestamp
 
 

@@ -24,6 +24,7 @@ from .config import MIB, ServerConfig
 from .gate import Gate
 from .interceptors import CallInterceptor
 from .metrics import Metrics
+from .tracing import Tracing
 from .watched import Watched
 
 # Longest time for a TLS handshake and HTTP/2's first frames: who only connects does not stay.
@@ -71,6 +72,7 @@ class Doors:
         config: Which there are, and how they are guarded.
         gate: Counts the calls under way, whatever address they come by.
         metrics: Where to count.
+        tracing: Makes spans; None where that is off.
 
     Raises:
         UsageError: A file of certificates or tokens cannot be used.
@@ -81,13 +83,13 @@ class Doors:
         health: `--health`; None where it is not asked for.
     """
 
-    def __init__(self, config: ServerConfig, *, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, config: ServerConfig, *, gate: Gate, metrics: Metrics, tracing: Tracing | None = None) -> None:
         credentials, tokens = _credentials(config, metrics), Tokens(config, metrics)
 
         def door(
             flag: str, wanted: str, *services: str, tls: bool = True, elsewhere: frozenset[str] = frozenset()
         ) -> Door:
-            calls = CallInterceptor(gate, metrics)
+            calls = CallInterceptor(gate, metrics, tracing)
             authentication = Authentication(calls, tokens, access=access_of(*services), elsewhere=elsewhere)
             interceptors = [authentication, calls]
             server = grpc.aio.server(interceptors=interceptors, options=_options(config))

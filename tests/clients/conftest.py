@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from trapline.errors import ImageUnreadable, ModelNotFound, Refusal, to_status
@@ -33,6 +34,8 @@ class Script:
     most_waiting: int = 0
     seconds_left: list[float] = field(default_factory=list)
     stream_count: int = 0
+    ended_count: int = 0  # streams that the client half-closed
+    request_ids: list[str] = field(default_factory=list)  # of Classify and StreamClassify
     answer_count: int = 0
     silence: threading.Event = field(default_factory=threading.Event)
 
@@ -67,8 +70,12 @@ class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelSe
         if refuses and self.script.call_refusals:
             context.abort_with_status(rpc_status.to_status(to_status(self.script.call_refusals.pop(0))))
 
+    def _note_id(self, context: grpc.ServicerContext) -> None:
+        self.script.request_ids += [value for key, value in context.invocation_metadata() if key == "x-request-id"]
+
     def Classify(self, request, context):  # noqa: N802  # gRPC's name
         """Answers at once."""
+        self._note_id(context)
         self._begin(context)
         self.script.seen.append(request.image)
         return answer(request)
@@ -76,6 +83,7 @@ class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelSe
     def StreamClassify(self, request_iterator, context):  # noqa: N802  # gRPC's name
         """Answers, breaks or keeps silent."""
         script = self.script
+        self._note_id(context)
         self._begin(context, refuses=False)
         script.stream_count += 1
         if script.stream_ends:
@@ -107,6 +115,7 @@ class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelSe
                 # More than `hold` must never come while none is answered: give it time to come.
                 arrived.wait_for(lambda: len(waiting) > script.hold or state["ended"], 0.05 if script.hold > 1 else 0)
                 if not waiting:
+                    script.ended_count += 1
                     return
                 request = waiting[-1 if script.hold > 1 else 0]
             image = request.request.image
@@ -171,6 +180,34 @@ class Services(classify_pb2_grpc.ClassifyServiceServicer, model_pb2_grpc.ModelSe
         return model
 
 
+class Health(health.HealthServicer):
+    """What the server says of its health; UNIMPLEMENTED, as an old server, until it is first set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known = False
+
+    def set(self, service: str, *, serving: bool) -> None:
+        """Says so from now on, to whoever watches too."""
+        self.known = True
+        status = health_pb2.HealthCheckResponse
+        super().set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    def Check(self, request, context):  # noqa: N802  # gRPC's name
+        """How it is."""
+        self._check(context)
+        return super().Check(request, context)
+
+    def Watch(self, request, context, *more):  # noqa: N802  # gRPC's name
+        """How it is, and each change."""
+        self._check(context)
+        return super().Watch(request, context, *more)
+
+    def _check(self, context):
+        if not self.known:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "no health here")
+
+
 @dataclass
 class Running:
     """A server that runs."""
@@ -178,6 +215,7 @@ class Running:
     address: str
     script: Script
     services: Services
+    health: Health
 
 
 def start() -> tuple[Running, grpc.Server]:
@@ -186,10 +224,12 @@ def start() -> tuple[Running, grpc.Server]:
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     classify_pb2_grpc.add_ClassifyServiceServicer_to_server(services, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
+    said = Health()
+    health_pb2_grpc.add_HealthServicer_to_server(said, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     services.stop = lambda: server.stop(0)
-    return Running(f"127.0.0.1:{port}", script, services), server
+    return Running(f"127.0.0.1:{port}", script, services, said), server
 
 
 @pytest.fixture
@@ -197,6 +237,21 @@ def running():
     running, server = start()
     yield running
     server.stop(0).wait()
+
+
+@pytest.fixture
+def two():
+    """Two servers, each with its script."""
+    started = [start() for _ in range(2)]
+    yield [running for running, _ in started]
+    for _, server in started:
+        server.stop(0).wait()
+
+
+@pytest.fixture(name="health")
+def _health():
+    """The health of a server, to be set."""
+    return lambda running: running.health
 
 
 @pytest.fixture

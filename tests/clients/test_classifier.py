@@ -239,7 +239,7 @@ def test_a_server_lost_half_way_refuses_the_rest_with_one_sentence(running):
 
 def test_a_renewed_stream_loses_nothing(running, monkeypatch):
     """A stream that has served its time is half-closed, answers what is under way, and the next goes on."""
-    monkeypatch.setattr("clients.resending.STREAM_SECONDS", 0.02)
+    monkeypatch.setattr("clients.lane.STREAM_SECONDS", 0.02)
     running.script.hold = 2
     with Classifier(running.address, model="fox") as classifier:
         assert labels_of(classifier.classify_many(images(12), window=2)) == images(12)

@@ -1,15 +1,18 @@
 """How the clients guard their way to a server, and what they say when it is guarded otherwise."""
 
+import queue
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from clients.classifier import Classifier
-from clients.connection import ServerUnreachable
+from clients.connection import HEALTH_SERVICE, Connection, ServerUnreachable
+from clients.scout import Away, Ready, Scout
 from clients.security import Security, is_this_machine
 from trapline.credentials import TOKEN_KEY
 from trapline.errors import MethodNotAllowed, TokenInvalid, UsageError, to_status
@@ -46,6 +49,7 @@ def serve(running):
         server = grpc.server(ThreadPoolExecutor(8), interceptors=[guard] if guard else [])
         classify_pb2_grpc.add_ClassifyServiceServicer_to_server(running.services, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(running.services, server)
+        health_pb2_grpc.add_HealthServicer_to_server(running.health, server)
         if pair is None:
             port = server.add_insecure_port("127.0.0.1:0")
         else:
@@ -80,8 +84,48 @@ def test_verbs_work_over_tls_with_a_certificate_and_a_token(serve, certificates,
         assert stdout.count(",ok,") == 12
         assert trapline("models", *words)[0] == 0
         assert trapline("reload", "fox", *words)[:2] == (0, "fox: version 4 is served\n")
-    assert {method for method, _ in guard.calls} == {"GetModel", "StreamClassify", "ListModels", "ReloadModel"}
+    of_health = {"Check", "Watch"}
+    methods = {method for method, _ in guard.calls}
+    assert methods - of_health == {"GetModel", "StreamClassify", "ListModels", "ReloadModel"}
     assert all(sent == [f"Bearer {TOKEN}"] for _, sent in guard.calls)
+
+
+def test_each_of_several_servers_gets_certificate_and_token(serve, certificates, tmp_path):
+    """Single calls take turns, and a stream goes to whoever is there: over TLS and with the token, to both."""
+    (tmp_path / "token").write_text(TOKEN)
+    mine = certificates.client
+    security = Security(tls_ca=certificates.ca, tls_cert=mine.cert, tls_key=mine.key, token_file=tmp_path / "token")
+    options = {"pair": certificates.server, "client_ca": certificates.ca}
+    one, other = Guard(TOKEN), Guard(TOKEN)
+    with (
+        serve(guard=one, **options) as first,
+        serve(guard=other, **options) as second,
+        Classifier([first, second], model="fox", security=security) as classifier,
+    ):
+        for _ in range(4):
+            assert classifier.classify(b"fox").predictions[0].label_id == "fox"
+        assert all(result.answer for result in classifier.classify_many([b"fox"] * 8))
+    for guard in (one, other):
+        assert [method for method, _ in guard.calls].count("Classify") == 2
+        assert all(sent == [f"Bearer {TOKEN}"] for _, sent in guard.calls)
+
+
+def test_the_watch_of_health_has_the_token(serve, running, tmp_path):
+    """A proxy may ask for a token of every call: the watch goes on with one, and tells when the server turns unwell."""
+    (tmp_path / "token").write_text(TOKEN)
+    running.health.set(HEALTH_SERVICE, serving=True)
+    guard, news = Guard(TOKEN), queue.SimpleQueue()
+    with (
+        serve(guard=guard) as address,
+        closing(Connection(address, security=Security(token_file=tmp_path / "token"))) as connection,
+        closing(Scout(connection, model="models/fox", tell=news.put)),
+    ):
+        assert isinstance(news.get(timeout=30), Ready)
+        running.health.set(HEALTH_SERVICE, serving=False)
+        away = news.get(timeout=30)
+        assert isinstance(away, Away)
+        assert "says that it does not serve now" in away.refusal.message
+    assert ("Watch", [f"Bearer {TOKEN}"]) in guard.calls
 
 
 @pytest.mark.parametrize(

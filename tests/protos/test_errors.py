@@ -1,5 +1,8 @@
 """Refusals keep their meaning across the wire, both ways."""
 
+import re
+from pathlib import Path
+
 import grpc
 import pytest
 from google.protobuf import any_pb2
@@ -13,6 +16,7 @@ from trapline.v1.error_reason_pb2 import ErrorReason
 REFUSALS = [kind for kind in errors.Refusal.__subclasses__() if kind.__module__ == errors.__name__]
 #: Reasons that TrainService gives; `trainer` declares their classes.
 OF_TRAIN_SERVICE = {"DATASET_INVALID", "TRAIN_JOB_NOT_FOUND", "TRAIN_JOB_WRONG_STATE"}
+PROTO = Path(__file__).parents[2] / "protos" / "trapline" / "v1" / "error_reason.proto"
 METHOD = "/trapline.v1.ClassifyService/Classify"
 
 
@@ -130,6 +134,34 @@ def test_each_class_has_the_code_that_the_proto_and_the_tree_name():
     for refusal in REFUSALS:
         line = next(line for line in errors.__doc__.splitlines() if f"── {refusal.__name__} " in line)
         assert line.split()[-2:] == [refusal.code.name, errors.reason_name(refusal(""))]
+
+
+def test_each_reasons_comment_in_the_proto_names_its_code_and_variables():
+    """What error_reason.proto says of a reason is what its class declares: the code first, and each key of metadata."""
+    comments: dict[str, str] = {}
+    lines: list[str] = []
+    for line in PROTO.read_text(encoding="utf-8").splitlines():
+        if line.startswith("  // "):
+            lines.append(line.removeprefix("  // "))
+        elif line.startswith("  ERROR_REASON_"):
+            comments[line.split()[0].removeprefix("ERROR_REASON_")] = " ".join(lines)
+            lines = []
+    assert len(comments) == len(ErrorReason.keys())
+    for refusal in REFUSALS:
+        comment = comments[errors.reason_name(refusal(""))]
+        assert comment.startswith(f"{refusal.code.name}: ")
+        assert set(re.findall(r"`(\w+)`", comment)) == set(refusal.variables), refusal.__name__
+
+
+def test_each_class_says_what_its_page_tells():
+    """Cause and remedy are there for each class, and a delay to come back after only where that may help."""
+    for refusal in REFUSALS:
+        assert refusal.cause, refusal.__name__
+        assert refusal.remedy, refusal.__name__
+        assert refusal.retry or "RetryInfo" not in refusal.cause, refusal.__name__
+    retried = {refusal.code.name for refusal in REFUSALS if refusal.retry}
+    assert retried == {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    assert not {refusal.code.name for refusal in REFUSALS if not refusal.retry} & retried
 
 
 def test_an_unknown_reason_keeps_code_and_sentence():

@@ -18,7 +18,7 @@ VALUES = {
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
     "admin": "there:3", "health": "there:4",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
-    "precision": "int8",
+    "precision": "int8", "log-format": "json", "trace-endpoint": "http://there:3",
 }  # fmt: skip
 
 #: Options that are refused without others.
@@ -50,10 +50,10 @@ FROZEN = {
     "trainer cache list": "--cache-dir",
     "trainer cache clear": "--cache-dir --older-than-days",
     "server run": "--admin --admin-token-file --allow-empty --config --connection-age-seconds "
-    "--connection-grace-seconds --device --drain-seconds --gpu-memory-mib --health --listen --max-batch "
+    "--connection-grace-seconds --device --drain-seconds --gpu-memory-mib --health --listen --log-format --max-batch "
     "--max-connection-calls --max-delay-ms --max-megapixels --max-message-mib --max-queue-images --max-queue-mib "
     "--max-queue-ms --metrics --model-memory-mib --models --precision --reflection --tf32 --threads --tls-cert "
-    "--tls-client-ca --tls-key --token-file --watch",
+    "--tls-client-ca --tls-key --token-file --trace-endpoint --watch",
     "server check": "--config --device --gpu-memory-mib --max-batch --model-memory-mib --models --precision --tf32 "
     "--threads",
     "trapline classify": f"PATHS --model --out --timeout-seconds --top-k --window {TO_SERVER}",
@@ -62,9 +62,13 @@ FROZEN = {
 }
 
 
-@pytest.fixture(name="configuration", scope="module")
-def _configuration() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("configuration", TOP / "docs" / "configuration.py")
+#: Scripts under docs/ that write the page of their name.
+WRITTEN = ("configuration", "errors", "metrics")
+
+
+def writer(name: str) -> ModuleType:
+    """The script that writes a page."""
+    spec = importlib.util.spec_from_file_location(name, TOP / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -72,10 +76,25 @@ def _configuration() -> ModuleType:
     return module
 
 
-def test_the_page_of_options_is_current(configuration):
-    """docs/configuration.md says what the declarations say now."""
-    written = configuration.PAGE.read_text(encoding="utf-8")
-    assert written == configuration.text(), "run `python docs/configuration.py`"
+@pytest.fixture(name="configuration", scope="module")
+def _configuration() -> ModuleType:
+    return writer("configuration")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_page_that_is_written_is_current(name):
+    """A page made from declarations says what they say now, and `make protos` writes it."""
+    module = writer(name)
+    assert module.PAGE.read_text(encoding="utf-8") == module.text(), f"run `python docs/{name}.py`"
+    assert f"docs/{name}.py" in (TOP / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_page_of_errors_has_every_reason():
+    """Each reason that a service sends has one row, with its class and code."""
+    module = writer("errors")
+    assert len(module.REFUSALS) >= 11
+    for kind in module.REFUSALS:
+        assert module.text().count(f"| `{kind.__name__}` | {kind.code.name} | `") == 1
 
 
 def test_option_names_are_frozen(configuration):
@@ -116,7 +135,7 @@ def test_the_page_names_variables_that_are_read(configuration, verb, monkeypatch
                     patch.setenv(variable_of_other, VALUES.get(other, "some"))
             patch.setenv(variable, value)
             read = getattr(options(_cli_parse_args=words), name)
-        assert str(read) == value, variable
+        assert (",".join(read) if isinstance(read, tuple) else str(read)) == value, variable
         assert field.is_required() or read != field.default, variable
 
 

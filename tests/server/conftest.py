@@ -5,7 +5,7 @@ import contextlib
 import io
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,9 +112,22 @@ def expected_scores(colour: tuple[int, int, int], *, scale: float = 0.02) -> np.
     return powers / powers.sum()
 
 
+def batch(requests: Iterable[classify_pb2.ClassifyRequest]) -> classify_pb2.BatchClassifyRequest:
+    return classify_pb2.BatchClassifyRequest(requests=requests)
+
+
+def marked(mark: str, request: classify_pb2.ClassifyRequest) -> classify_pb2.StreamClassifyRequest:
+    """One image of a stream."""
+    return classify_pb2.StreamClassifyRequest(request_id=mark, request=request)
+
+
 def client(address: str) -> SimpleNamespace:
     """A channel, and stubs on it."""
-    channel = grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+    return stubs_of(grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)]))
+
+
+def stubs_of(channel: grpc.aio.Channel) -> SimpleNamespace:
+    """The stubs on a channel."""
     return SimpleNamespace(
         channel=channel,
         classify=classify_pb2_grpc.ClassifyServiceStub(channel),
@@ -196,7 +209,10 @@ def kit() -> SimpleNamespace:
         picture=picture,
         request=request,
         expected_scores=expected_scores,
+        batch=batch,
+        marked=marked,
         client=client,
+        stubs_of=stubs_of,
         running=running,
         until=until,
     )

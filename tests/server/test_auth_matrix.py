@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from server.authentication import ACCESS, Access
 from trapline.errors import from_rpc_error, reason_name
+from trapline.request_id import REQUEST_ID_KEY
 from trapline.v1 import classify_pb2, model_pb2, train_pb2
 
 CALLER, ADMIN = "caller-token-0123456789", "admin-token-0123456789"
@@ -264,13 +265,14 @@ async def test_a_header_that_is_not_quite_right_is_refused(kit, models, token_fi
 
 
 async def test_who_is_refused_is_refused_before_the_request_is_read(kit, models, token_files):
-    """Garbage without a token is UNAUTHENTICATED, not invalid; and so is a call that never sends its request."""
+    """Garbage without a token is UNAUTHENTICATED, and so is a call that never sends its request; each has its id."""
     async with kit.running(models, **token_files) as (server, _), channel(server.listen) as line:
         for name in ("Classify", "BatchClassify", "StreamClassify"):
             got = await outcome(line, f"{CLASSIFY}{name}", b"\xff\xff\xff", None)
             assert got == "UNAUTHENTICATED TOKEN_INVALID"
-            silent = line.stream_stream(f"{CLASSIFY}{name}")()
+            silent = line.stream_stream(f"{CLASSIFY}{name}")(metadata=[(REQUEST_ID_KEY, name)])
             assert await silent.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert dict(await silent.trailing_metadata())[REQUEST_ID_KEY] == name
 
 
 async def test_refused_calls_are_logged_and_counted_and_no_token_is(kit, models, token_files, caplog):

@@ -32,6 +32,8 @@ def server(*words: str, **environment: str) -> subprocess.CompletedProcess:
         (["run", "--models", "/absent", "--max-batch", "0"], 2, "--max-batch"),
         (["run", "--models", "/absent", "--max-megapixels", "179"], 2, "178"),
         (["run", "--models", "/absent", "--max-queue-mib", "8"], 2, "--max-message-mib"),
+        (["run", "--models", "/absent", "--log-format", "xml"], 2, "--log-format"),
+        (["run", "--models", "/absent", "--trace-endpoint", "nowhere:4317"], 2, "http://HOST:PORT"),
         (["serve"], 2, "invalid choice"),
         (["run", "--models", "/absent", "--tls-cert", "x"], 2, "--tls-cert and --tls-key belong together"),
         (["run", "--models", "/absent", "--tls-client-ca", "x"], 2, "--tls-client-ca needs --tls-cert"),
@@ -127,7 +129,7 @@ def test_options_come_from_environment_and_file(tmp_path, monkeypatch):
     config = ServerConfig(_cli_parse_args=["--config", str(file), "--max-message-mib", "9", "--threads", "3"])
     assert (config.max_batch, config.max_queue_images, config.max_message_mib, config.threads) == (5, 7, 9, 3)
     assert (str(config.models), config.max_megapixels, config.drain_seconds) == ("/from-file", 64, 10)
-    assert "max_batch=5" in config.settings_line()
+    assert config.settings()["max_batch"] == 5
 
 
 def test_the_defaults_are_the_agreed_ones():
@@ -152,6 +154,8 @@ def test_the_defaults_are_the_agreed_ones():
         "reflection": True,
         "allow_empty": False,
         "watch": False,
+        "log_format": "text",
+        "trace_endpoint": "",
         "admin": "",
         "health": "",
         "tls_cert": None,

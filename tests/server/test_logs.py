@@ -1,0 +1,192 @@
+import json
+import logging
+import re
+
+import grpc
+import pytest
+
+from server.logs import JsonLines
+from trapline.request_id import REQUEST_ID_KEY, is_request_id, new_request_id
+
+TOKEN = "bearer-of-good-news"
+
+
+@pytest.fixture(autouse=True)
+def _info_is_kept(caplog):
+    caplog.set_level(logging.INFO, "server")
+
+
+def event(message: str, *values: object, error: BaseException | None = None) -> dict:
+    trouble = (type(error), error, error.__traceback__) if error else None
+    record = logging.LogRecord("server.test", logging.INFO, "file", 1, message, values, trouble)
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    return json.loads(line)
+
+
+def words(line: str) -> dict[str, str]:
+    """The words of a line of text."""
+    return dict(word.split("=", 1) for word in line.split())
+
+
+async def lines_of(caplog, count: int, kit) -> list[dict[str, str]]:
+    """The log lines of that many calls: a call's line may follow its answer."""
+
+    def found() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.getMessage().startswith("event=call ")]
+
+    await kit.until(lambda: len(found()) >= count)
+    return [words(line) for line in found()]
+
+
+def test_a_json_line_has_the_words_of_the_text():
+    """The keys are those of the `key=value` form, numbers are numbers, and text is as it was."""
+    entry = event("event=call method=%s seconds=%.6f images=%d said=%r", "Classify", 1.23456789, 3, 'a "b"')
+    assert list(entry) == ["time", "level", "logger", "event", "method", "seconds", "images", "said"]
+    assert list(entry.values())[1:] == ["INFO", "server.test", "call", "Classify", 1.234568, 3, 'a "b"']
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", entry["time"])
+
+
+def test_what_has_no_words_is_a_message():
+    """A library's sentence is kept whole, and a traceback is one field of the same line."""
+    assert event("it is %d o'clock", 9)["message"] == "it is 9 o'clock"
+    assert event("100% = all")["message"] == "100% = all"
+    try:
+        raise ValueError("of\ntwo lines")
+    except ValueError as error:
+        entry = event("event=internal_error error_id=%s", "ab", error=error)
+    assert entry["error_id"] == "ab"
+    assert entry["exception"].endswith("ValueError: of\ntwo lines")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("7f3a-42", True),
+        ("x" * 128, True),
+        ("x" * 129, False),
+        ("", False),
+        ("two words", False),
+        ('quote"d', False),
+        ("line\nbreak", False),
+        (b"bytes", False),
+    ],
+)
+def test_only_what_is_fit_for_a_line_is_an_id(given, kept):
+    """Short, printable, and one word; an id that is made is one."""
+    assert is_request_id(given) is kept
+    assert is_request_id(new_request_id())
+    assert new_request_id() != new_request_id()
+
+
+async def test_a_callers_id_comes_back_and_is_logged(kit, models, caplog):
+    """In the trailing metadata of an answer and of an error, never in the initial; one that is unfit is replaced."""
+    async with kit.running(models) as (_, stubs):
+        for image, given in ((kit.picture(), "mine-1"), (b"junk", "mine-2"), (kit.picture(), "not mine")):
+            call = stubs.classify.Classify(kit.request(image), metadata=((REQUEST_ID_KEY, given),))
+            code = await call.code()
+            got = dict(await call.trailing_metadata())[REQUEST_ID_KEY]
+            assert (got == given) is given.startswith("mine")
+            assert REQUEST_ID_KEY not in dict(await call.initial_metadata())
+            assert code is (grpc.StatusCode.INVALID_ARGUMENT if image == b"junk" else grpc.StatusCode.OK)
+        lines = await lines_of(caplog, 3, kit)
+    assert [line["request_id"] for line in lines] == ["mine-1", "mine-2", got]
+    assert re.fullmatch(r"[0-9a-f]{16}", got)
+
+
+async def test_a_refused_call_gets_no_initial_metadata(kit, models):
+    """A call with headers is never retried by gRPC: a server that turns away sends nothing before the status."""
+    async with kit.running(models) as (server, _):
+        config = {
+            "methodConfig": [
+                {
+                    "name": [{}],
+                    "retryPolicy": {
+                        "maxAttempts": 5,
+                        "initialBackoff": "0.01s",
+                        "maxBackoff": "0.05s",
+                        "backoffMultiplier": 2,
+                        "retryableStatusCodes": ["INVALID_ARGUMENT"],
+                    },
+                }
+            ]
+        }
+        options = [("grpc.service_config", json.dumps(config)), ("grpc.enable_retries", 1)]
+        async with grpc.aio.insecure_channel(server.listen, options=options) as channel:
+            classify = kit.stubs_of(channel).classify.Classify
+            with pytest.raises(grpc.aio.AioRpcError):
+                await classify(kit.request(b"junk"))
+        count = server.metrics.registry.get_sample_value(
+            "trapline_calls_total", {"method": "Classify", "code": "INVALID_ARGUMENT"}
+        )
+    assert count == 5
+
+
+async def test_one_line_tells_all_of_a_call(kit, models, caplog):
+    """Method, code, reason, model, images, bytes and times where they are known; in a batch who was refused."""
+    image = kit.picture()
+    async with kit.running(models) as (_, stubs):
+        await stubs.classify.Classify(kit.request(image))
+        requests = [kit.request(image), kit.request(b"junk"), kit.request(image, "models/other")]
+        await stubs.classify.BatchClassify(kit.batch(requests))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stubs.classify.Classify(kit.request(image, "not even a name"))
+        one, batch, unnamed = await lines_of(caplog, 3, kit)
+    shared = ["event", "request_id", "method", "code", "reason", "seconds", "caller", "peer"]
+    images = ["images", "answered", "refused", "bytes"]
+    times = ["preprocess_seconds", "queue_seconds", "inference_seconds", "batch_images"]
+    assert list(one) == [*shared, "model", *images, *times]
+    assert (one["method"], one["code"], one["reason"], one["model"]) == ("Classify", "OK", "-", "colours")
+    assert [one[key] for key in images] == ["1", "1", "0", str(len(image))]
+    assert one["batch_images"] == "1.0"
+    assert float(one["seconds"]) >= sum(float(one[key]) for key in times[:3]) > 0
+    assert (batch["code"], batch["model"]) == ("OK", "several")
+    assert [batch[key] for key in images] == ["3", "1", "2", str(2 * len(image) + 4)]
+    assert list(unnamed) == [*shared, *images]
+    assert unnamed["reason"] == "REQUEST_INVALID"
+
+
+async def test_a_stream_is_one_line(kit, models, caplog):
+    """However many images it had: their count, and how many were refused."""
+    async with kit.running(models) as (_, stubs):
+        contents = [kit.picture(), b"junk", kit.picture()]
+        requests = [kit.marked(str(number), kit.request(each)) for number, each in enumerate(contents)]
+        answers = [answer async for answer in stubs.classify.StreamClassify(iter(requests))]
+        (line,) = await lines_of(caplog, 1, kit)
+    assert len(answers) == 3
+    assert [line[key] for key in ("method", "images", "answered", "refused")] == ["StreamClassify", "3", "2", "1"]
+
+
+async def test_a_fault_has_one_id_in_all_places(kit, models, caplog):
+    """The caller's error, the call's line and the line with the traceback carry the same id."""
+    async with kit.running(models, holds=True) as (server, stubs):
+        server.models.slot("colours").serving.session.failure = RuntimeError("CUDA error")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stubs.classify.Classify(kit.request(kit.picture()))
+        (line,) = await lines_of(caplog, 1, kit)
+    (trouble,) = [each for each in caplog.records if each.getMessage().startswith("event=internal_error")]
+    assert (line["code"], line["reason"]) == ("INTERNAL", "INTERNAL")
+    assert line["error_id"] in failed.value.details()
+    assert f"error_id={line['error_id']} error='RuntimeError: CUDA error'" in trouble.getMessage()
+    assert trouble.exc_info is not None
+
+
+async def test_nothing_of_the_caller_is_logged(kit, models, caplog):
+    """No byte of an image, no token, and no name that the server does not know, in any line of any level."""
+    caplog.set_level(logging.DEBUG, "server")
+    secret = b"GPS 47.11 N"
+    async with kit.running(models) as (_, stubs):
+        for request in (
+            kit.request(kit.picture() + secret),
+            kit.request(secret),
+            kit.request(kit.picture(), "models/poachers-are-here"),
+            kit.request(kit.picture(), "/etc/passwd"),
+        ):
+            metadata = (("authorization", f"Bearer {TOKEN}"), ("x-request-id", "shown"))
+            call = stubs.classify.Classify(request, metadata=metadata)
+            await call.code()
+        await lines_of(caplog, 4, kit)
+    text = "\n".join(f"{record.getMessage()} {record.exc_text}" for record in caplog.records)
+    assert text.count("request_id=shown") == 4
+    for hidden in (TOKEN, "GPS", "/etc/passwd"):
+        assert hidden not in text
