@@ -135,17 +135,19 @@ def called(classifier, trouble) -> int:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("ask", [streamed, called])
 @pytest.mark.parametrize(
-    ("number", "rounds"),
+    ("number", "rounds", "ask"),
     [
-        (signal.SIGTERM, 1),
-        (signal.SIGKILL, 1),
-        pytest.param(signal.SIGTERM, 5, marks=pytest.mark.full),
-        pytest.param(signal.SIGKILL, 5, marks=pytest.mark.full),
+        (signal.SIGTERM, 1, called),
+        (signal.SIGKILL, 1, streamed),
+        *(
+            pytest.param(number, 5, ask, marks=pytest.mark.full)
+            for number in (signal.SIGTERM, signal.SIGKILL)
+            for ask in (streamed, called)
+        ),
     ],
 )
-def test_servers_that_are_ended_and_started_again_cost_no_image(servers, ask, number, rounds):
+def test_servers_that_are_ended_and_started_again_cost_no_image(servers, number, rounds, ask):
     """Restarted in turn or killed in turn, under streams and under single calls: every image is answered, rightly."""
     with (
         Classifier([each.address for each in servers], model="colours") as classifier,

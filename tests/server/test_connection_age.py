@@ -49,6 +49,7 @@ def test_no_call_fails_when_connections_are_renewed(kit, address, log):
     assert len(peers_of(log, "Classify")) > 1
 
 
+@pytest.mark.full
 def test_no_image_of_a_stream_fails_when_connections_are_renewed(kit, address, log):
     """A stream that is cut off where age and grace are over costs no image: what was unanswered is sent again."""
     picture = kit.picture()
