@@ -17,7 +17,6 @@ from trainer.dataset.scan import scan
 from trainer.errors import PrecisionError, UsageError
 from trainer.evaluate.model import load
 from trainer.precision.export import export
-from trainer.precision.int8 import _round_weights
 from trainer.publish import publish
 from trapline import model_file, preprocessing
 from trapline.v1.metadata_pb2 import Label, ModelMetadata
@@ -239,24 +238,6 @@ def test_publishing_puts_the_file_beside_its_own(plain, tmp_path):
     assert [path.name for path in (models / "mine" / "2").iterdir()] == ["model.onnx"]
     assert "version 1" in exported(plain, publish=models)
     assert {"model.onnx", "model.int8.onnx"} <= {path.name for path in (models / "colours" / "1").iterdir()}
-
-
-def test_rounding_errors_are_taken_off_the_biases():
-    """A convolution with rounded weights and corrected biases gives the same mean as before, to a thousandth."""
-    chance = np.random.default_rng(0)
-    model = network()
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    kernel = chance.normal(0, 1, (7, 3, 3, 3)).astype(np.float32)
-    tensors["first"].CopyFrom(numpy_helper.from_array(kernel, "first"))
-    inputs = chance.uniform(0, 1, 3)
-    _round_weights(model, {"channels": inputs, "b": np.zeros(7)})
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    rounded, bias = tensors["first"], tensors["first_bias"]
-    assert not np.array_equal(rounded, kernel)
-    assert all(len(np.unique(channel)) <= 255 for channel in rounded)
-    means = [weights.sum(axis=(2, 3)) @ inputs for weights in (kernel, rounded)]
-    assert abs(means[0] - means[1]).max() > 1e-3
-    np.testing.assert_allclose(means[1] + bias, means[0] + np.array([0.01] * 6 + [1.0]), atol=1e-5)
 
 
 def test_it_needs_no_torch_and_ctrl_c_leaves_the_fp32_file(fragile):

@@ -57,13 +57,8 @@ def load(path: Path, *, threads: int) -> ExportedModel:
         raise UsageError(
             f"cannot read {path} ({error.strerror}); name an exported .onnx file or a finished run"
         ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    if not adds_int8_products_exactly():
-        options.add_session_config_entry(*EXACT_INT8_ENTRY)
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = open_network(data, threads=threads)
         properties = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # ONNX Runtime raises classes of its own for each kind of bad file
         raise UsageError(f"{path} is no ONNX file that can be run; name a file that `trainer run` exported") from error
@@ -72,6 +67,16 @@ def load(path: Path, *, threads: int) -> ExportedModel:
     except ModelInvalid as error:
         raise UsageError(f"{path}: {error}") from error
     return ExportedModel(metadata=metadata, session=session)
+
+
+def open_network(data: bytes, *, threads: int) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session of an ONNX file's bytes, on the CPU, with exact products of int8."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if not adds_int8_products_exactly():
+        options.add_session_config_entry(*EXACT_INT8_ENTRY)
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def classify_files(

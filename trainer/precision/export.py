@@ -122,7 +122,7 @@ def _tried(
 
 def _int8(path: Path, photos: RunPhotos, before: NDArray[np.float32], report: Report) -> _Made:
     positions = photos.calibration(CALIBRATION_PHOTOS)
-    candidate = best_int8(
+    candidate, tried = best_int8(
         path,
         lambda: photos.batches(positions),
         Answers(
@@ -138,9 +138,8 @@ def _int8(path: Path, photos: RunPhotos, before: NDArray[np.float32], report: Re
     facts = {
         "calibration_image_count": len(positions),
         "calibration_images": [photos.photos[index].path for index in positions],
-        "float_layers": candidate.float_layers,
-        "calibration_noise": candidate.noise,
-        "expected_flip_share": candidate.flip_share,
+        "tried": tried,
+        **candidate.facts,
     }
     return _Made(model=candidate.model, facts=facts, calibrated=positions)
 

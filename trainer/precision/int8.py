@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -28,6 +26,8 @@ from scipy.stats import norm, poisson
 
 from trapline import model_file
 
+from ..evaluate.model import open_network
+from .biases import channel_means, round_weights
 from .gate import most_flips
 
 #: Training photos that the steps are taken from.
@@ -41,9 +41,9 @@ _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip")
 # How many of the first layers stay in float32, tried in this order: each costs speed.
 _FLOAT_LAYERS = (0, 1, 3, 6, 12)
-# The first candidate is taken that is this sure to pass the gate.
-_SURE = 0.9
-_LARGEST_INT8 = 127
+# The first candidate is taken that is more likely than not to pass the gate. To ask for more would leave many layers in
+# float32 for the sake of a few photos that lie near a tie, which flip almost as often then.
+_LIKELY = 0.5
 _LEAST_PROBABILITY = 1e-30
 
 
@@ -62,6 +62,11 @@ class Candidate:
     float_layers: int
     noise: float
     flip_share: float
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """The measure, for a record."""
+        return {"float_layers": self.float_layers, "noise": self.noise, "expected_flip_share": self.flip_share}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +95,8 @@ def best_int8(
     *,
     threads: int,
     report: Callable[[int, int], None],
-) -> Candidate:
-    """The fastest int8 network that is expected to pass the gate, or the most exact one.
+) -> tuple[Candidate, list[dict[str, float]]]:
+    """The fastest int8 network that is expected to pass the gate, or else the most exact one; and what was tried.
 
     Args:
         path: The fp32 file.
@@ -105,7 +110,7 @@ def best_int8(
         # Batch norms folded into convolutions; the shapes are simple, which spares the symbolic ones.
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
-        _round_weights(model, _means(model, batches(), threads=threads))
+        round_weights(model, channel_means(model, batches(), threads=threads))
         onnx.save(model, prepared)
         found: list[Candidate] = []
         float_nodes = _float_nodes(model)
@@ -116,7 +121,9 @@ def best_int8(
             if _expected_to_pass(found[-1], answers.judged_count):
                 break
         report(len(float_nodes), len(float_nodes))
-    return found[-1] if _expected_to_pass(found[-1], answers.judged_count) else min(found, key=lambda it: it.flip_share)
+    likely = [candidate for candidate in found if _expected_to_pass(candidate, answers.judged_count)]
+    chosen = min(likely or found, key=lambda candidate: candidate.flip_share)
+    return chosen, [candidate.facts for candidate in found]
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publishes no type hints
@@ -170,56 +177,11 @@ def _float_nodes(model: onnx.ModelProto) -> dict[int, list[str]]:
     return found
 
 
-def _means(
-    model: onnx.ModelProto, batches: Iterable[NDArray[np.uint8]], *, threads: int
-) -> dict[str, NDArray[np.float64]]:
-    """The mean of each channel of what each convolution reads, float64 [channels], by the tensor's name."""
-    names = sorted({node.input[0] for node in model.graph.node if node.op_type == "Conv"})
-    if not names:
-        return {}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    means = [f"{name}/mean" for name in names]
-    # Pooled in the graph: the tensors themselves, of all layers at once, are hundreds of megabytes.
-    nodes = zip(names, means, strict=True)
-    watched.graph.node.extend(onnx.helper.make_node("GlobalAveragePool", [name], [mean]) for name, mean in nodes)
-    watched.graph.output.extend(onnx.ValueInfoProto(name=mean) for mean in means)
-    session = _session(watched, threads=threads)
-    rows = [session.run(means, {model_file.INPUT_NAME: batch}) for batch in batches]
-    return {
-        name: np.concatenate(values).astype(np.float64).mean(axis=0).reshape(-1)
-        for name, values in zip(names, zip(*rows, strict=True), strict=True)
-    }
-
-
-def _round_weights(model: onnx.ModelProto, means: dict[str, NDArray[np.float64]]) -> None:
-    """Rounds convolutions' weights to their int8 steps, and takes what that adds on average off the biases.
-
-    The inputs of a layer are mostly positive, so that rounding errors of its weights move all outputs of a channel the
-    same way. After Nagel et al. (2019), "Data-Free Quantization Through Weight Equalization and Bias Correction", with
-    the means of photos in place of those of batch norms.
-    """
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "Conv" or len(node.input) < 3 or not all(name in tensors for name in node.input[1:]):
-            continue
-        kernel, bias = (numpy_helper.to_array(tensors[name]) for name in node.input[1:])
-        largest = abs(kernel).max(axis=tuple(range(1, kernel.ndim)), keepdims=True)
-        step = np.where(largest > 0, largest / _LARGEST_INT8, 1).astype(np.float32)
-        rounded = (np.rint(kernel / step) * step).astype(np.float32)
-        group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        inputs = means[node.input[0]].reshape(group, -1)
-        error = (kernel.astype(np.float64) - rounded).sum(axis=(2, 3)).reshape(group, len(kernel) // group, -1)
-        missing = np.einsum("goi,gi->go", error, inputs).reshape(-1)
-        for name, value in ((node.input[1], rounded), (node.input[2], (bias + missing).astype(np.float32))):
-            tensors[name].CopyFrom(numpy_helper.from_array(value, name))
-
-
 def _measured(
     model: onnx.ModelProto, float_layers: int, batches: Iterable[NDArray[np.uint8]], answers: Answers, *, threads: int
 ) -> Candidate:
     """How far the network's answers on the calibration photos lie from the fp32 file's."""
-    rows = np.concatenate(list(_answers(_session(model, threads=threads), batches)))
+    rows = np.concatenate(list(_answers(open_network(model.SerializeToString(), threads=threads), batches)))
     best = np.argsort(answers.calibration, axis=1)[:, -2:]
     change = _margins(rows, best) - _margins(answers.calibration, best)
     noise = float(np.sqrt((change**2).mean()))
@@ -243,16 +205,9 @@ def _margins(rows: NDArray[np.float32], best: NDArray[np.int64]) -> NDArray[np.f
 
 
 def _expected_to_pass(candidate: Candidate, judged_count: int) -> bool:
-    return bool(poisson.cdf(most_flips(judged_count), candidate.flip_share * judged_count) >= _SURE)
+    return bool(poisson.cdf(most_flips(judged_count), candidate.flip_share * judged_count) >= _LIKELY)
 
 
 def _answers(session: Any, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:  # noqa: ANN401  # no type hints
     for batch in batches:
         yield session.run([model_file.PROBABILITIES_NAME], {model_file.INPUT_NAME: batch})[0]
-
-
-def _session(model: onnx.ModelProto, *, threads: int) -> Any:  # noqa: ANN401  # onnxruntime publishes no type hints
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
