@@ -59,6 +59,10 @@ class _Batch:
     began: float
 
 
+# Scores [images, labels], whether each image's are finite, and the seconds of the run; or why there are none.
+_Outcome = tuple[NDArray[np.float32], NDArray[np.bool_], float] | Exception
+
+
 class Batcher:
     """Runs one version of one model.
 
@@ -87,6 +91,7 @@ class Batcher:
     ) -> None:
         self._run, self._label_count, self._limits, self.pace, self._lanes = run, label_count, limits, pace, lanes
         self._model_id, self._metrics, self._on_broken = model_id, metrics, on_broken
+        self._counts = metrics.of(model_id)
         self._queue = FairQueue[_Decoded]()
         self._batches: set[_Batch] = set()
         self._failures = 0
@@ -224,8 +229,8 @@ class Batcher:
         self._filling = None
         self._lanes.want(self)
 
-    def _run_batch(self, batch: _Batch) -> tuple[NDArray[np.float32], float] | Exception:
-        """Scores [images, labels] and the seconds that they took; on a lane's thread."""
+    def _run_batch(self, batch: _Batch) -> _Outcome:
+        """What comes of the batch; on a lane's thread."""
         try:
             pixels = np.stack([image.pixels for image in batch.images])
             began = time.perf_counter()
@@ -233,11 +238,12 @@ class Batcher:
             seconds = time.perf_counter() - began
             if scores.shape != (len(batch.images), self._label_count):
                 raise self._output_invalid(f"scores of shape {list(scores.shape)}")
-            return scores, seconds
+            finite: NDArray[np.bool_] = np.asarray(np.isfinite(scores).all(axis=1))
+            return scores, finite, seconds
         except Exception as error:  # noqa: BLE001  # whatever the runtime raises fails this batch and no other
             return error
 
-    def _ended(self, outcome: tuple[NDArray[np.float32], float] | Exception, batch: _Batch) -> None:
+    def _ended(self, outcome: _Outcome, batch: _Batch) -> None:
         self._batches.remove(batch)
         if isinstance(outcome, Exception):
             self._note_failure(failed=not isinstance(outcome, Refusal))
@@ -245,13 +251,13 @@ class Batcher:
             for image in batch.images:
                 image.fail(refusal)
         else:
-            scores, seconds = outcome
+            scores, finite, seconds = outcome
             self._note_failure(failed=False)
             self.pace.observe_batch(len(batch.images), seconds, alone=batch.alone)
-            self._metrics.inference_seconds.labels(self._model_id).observe(seconds)
-            self._metrics.batch_images.labels(self._model_id).observe(len(batch.images))
-            for image, row in zip(batch.images, scores, strict=True):
-                if np.isfinite(row).all():
+            self._counts.inference_seconds.observe(seconds)
+            self._counts.batch_images.observe(len(batch.images))
+            for image, row, is_finite in zip(batch.images, scores, finite.tolist(), strict=True):
+                if is_finite:
                     self._hand_back(image, row, batch, seconds)
                 else:
                     image.fail(self._output_invalid("scores that are not finite"))
@@ -260,7 +266,7 @@ class Batcher:
 
     def _hand_back(self, image: _Decoded, row: NDArray[np.float32], batch: _Batch, seconds: float) -> None:
         queued = max(0.0, batch.began - image.ticket.admitted_at - image.preprocess_seconds)
-        self._metrics.queue_seconds.labels(self._model_id).observe(queued)
+        self._counts.queue_seconds.observe(queued)
         image.ticket.count_run(wanted=not image.future.done())
         if not image.future.done():
             image.future.set_result(

@@ -9,11 +9,16 @@ token_name: ContextVar[str] = ContextVar("token_name", default="")
 _LONGEST_NAME = 80
 
 
-def caller_of(context: Any) -> str:  # noqa: ANN401  # gRPC's context of any method
-    """The name of the call's token, else what the client's certificate says, else `-`; never a space or a secret."""
+def caller_of(context: Any, *, identified: bool = True) -> str:  # noqa: ANN401  # gRPC's context of any method
+    """The name of the call's token, else what the client's certificate says, else `-`; never a space or a secret.
+
+    Args:
+        context: The call's.
+        identified: Whether clients have certificates; asking for them costs time.
+    """
     if name := token_name.get():
         return name
-    identities = list(context.peer_identities() or ())
+    identities = list(context.peer_identities() or ()) if identified else ()
     if not identities:
         return "-"
     return re.sub(r"[^\w.@:/-]", "?", identities[0].decode("utf-8", "replace"))[:_LONGEST_NAME]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .fair_queue import FairQueue, Waiting
+from .fair_queue import FairQueue, Waiting, is_wanted
 from .places import Ticket
 from .workers import Workers
 
@@ -13,6 +13,11 @@ from .workers import Workers
 @dataclass(kw_only=True, eq=False)
 class _Encoded(Waiting):
     decode: Callable[[], Any]
+
+
+# Images handed to each thread, that which it decodes among them: with the next one at hand it need not be woken.
+_AT_HAND = 2
+_SKIPPED = object()
 
 
 class Decoding:
@@ -23,7 +28,7 @@ class Decoding:
     """
 
     def __init__(self, threads: int) -> None:
-        self._free = threads
+        self._free = threads * _AT_HAND
         self._queue = FairQueue[_Encoded]()
         self._threads = Workers(threads, name="decode")
 
@@ -51,7 +56,9 @@ class Decoding:
 
     def _ended(self, outcome: Any, image: _Encoded) -> None:  # noqa: ANN401  # whatever `decode` gives
         self._free += 1
-        if image.future.done():
+        if outcome is _SKIPPED:
+            is_wanted(image)  # counts it
+        elif image.future.done():
             image.ticket.count_cancelled()
         elif isinstance(outcome, BaseException):
             image.future.set_exception(outcome)
@@ -61,7 +68,9 @@ class Decoding:
 
 
 def _decoded(image: _Encoded) -> Any:  # noqa: ANN401  # as above
-    """What its `decode` gives, or raises; on a thread."""
+    """What its `decode` gives, or raises; on a thread. Nothing is decoded for who left since it was handed over."""
+    if image.future.done() or image.ticket.is_late():
+        return _SKIPPED
     try:
         return image.decode()
     except BaseException as error:  # noqa: BLE001  # the caller's to judge

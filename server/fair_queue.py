@@ -70,6 +70,8 @@ class FairQueue(Generic[Item]):
 
     def _pick(self, lane: Lane, count: int) -> list[Item]:
         callers, picked = self._callers[lane], list[Item]()
+        if not callers:
+            return picked
         while callers and len(picked) < count:
             caller, queue = next(iter(callers.items()))
             item = queue.popleft()
@@ -78,12 +80,13 @@ class FairQueue(Generic[Item]):
                 callers.move_to_end(caller)
             else:
                 del callers[caller]
-            if _is_wanted(item):
+            if is_wanted(item):
                 picked.append(item)
         return picked
 
 
-def _is_wanted(item: Waiting) -> bool:
+def is_wanted(item: Waiting) -> bool:
+    """Whether somebody still waits for an image; where nobody does, it is counted, and told if it is late."""
     if item.future.done():
         item.ticket.count_cancelled()
         return False

@@ -119,11 +119,11 @@ class Images:
         with admitted.ticket, self._failures_counted(admitted.request.model):
             pixels, seconds = await self._decoded(admitted)
             answer = await admitted.serving.batcher.classify(admitted.ticket, pixels, preprocess_seconds=seconds)
-            response = _response(admitted, answer, seconds)
+            order = np.argsort(-answer.scores, kind="stable")[: admitted.request.top_k or _DEFAULT_TOP_K].tolist()
+            response = _response(admitted, answer, order, seconds)
             # Before the place is given back: a replaced version drops its series once all its places are.
-            best = int(answer.scores.argmax())
-            admitted.serving.drift.observe(best, float(answer.scores[best]))
-        self._metrics.images.labels(admitted.serving.model_id, "OK").inc()
+            admitted.serving.drift.observe(order[0], float(answer.scores[order[0]]))
+        self._metrics.of(admitted.serving.model_id).answered.inc()
         current().note_answer(answer, preprocess_seconds=seconds)
         return response
 
@@ -183,7 +183,7 @@ class Images:
     async def _decoded(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
         pixels, seconds = await self._decoding.decoded(admitted.ticket, lambda: self._decode(admitted))
         admitted.serving.batcher.pace.observe_decode(seconds)
-        self._metrics.preprocess_seconds.labels(admitted.serving.model_id).observe(seconds)
+        self._metrics.of(admitted.serving.model_id).preprocess_seconds.observe(seconds)
         return pixels, seconds
 
     def _decode(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
@@ -210,8 +210,9 @@ class Images:
             raise refusal from error
 
     def _count(self, name: str, outcome: str) -> None:
-        known = {f"{_PREFIX}{slot.model_id}": slot.model_id for slot in self._models.slots()}
-        self._metrics.images.labels(known.get(name, UNKNOWN_MODEL), outcome).inc()
+        model_id = name.removeprefix(_PREFIX)
+        known = name.startswith(_PREFIX) and model_id in self._models
+        self._metrics.images.labels(model_id if known else UNKNOWN_MODEL, outcome).inc()
 
 
 def error_result(error: Exception) -> classify_pb2.ClassifyResult:
@@ -219,11 +220,12 @@ def error_result(error: Exception) -> classify_pb2.ClassifyResult:
     return classify_pb2.ClassifyResult(error=to_status(as_refusal(error)))
 
 
-def _response(admitted: Admitted, answer: Answer, preprocess_seconds: float) -> classify_pb2.ClassifyResponse:
+def _response(
+    admitted: Admitted, answer: Answer, order: list[int], preprocess_seconds: float
+) -> classify_pb2.ClassifyResponse:
     request, labels = admitted.request, admitted.serving.session.metadata.labels
-    order = np.argsort(-answer.scores, kind="stable")[: request.top_k or _DEFAULT_TOP_K]
     least = request.min_score if request.HasField("min_score") else 0.0
-    scored = [(int(index), min(1.0, max(0.0, float(answer.scores[index])))) for index in order]
+    scored = [(index, min(1.0, max(0.0, float(answer.scores[index])))) for index in order]
     return classify_pb2.ClassifyResponse(
         predictions=[
             classify_pb2.Prediction(label_id=labels[index].id, score=score, label_index=index)

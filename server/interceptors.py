@@ -37,10 +37,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         gate: What is still taken.
         metrics: Where to count.
         tracing: Makes spans; None where that is off.
+        identified: Whether clients have certificates, by which the log names them.
     """
 
-    def __init__(self, gate: Gate, metrics: Metrics, tracing: Tracing | None = None) -> None:
-        self._gate, self._metrics, self._tracing = gate, metrics, tracing
+    def __init__(
+        self, gate: Gate, metrics: Metrics, tracing: Tracing | None = None, *, identified: bool = False
+    ) -> None:
+        self._gate, self._metrics, self._tracing, self._identified = gate, metrics, tracing, identified
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -108,7 +111,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     self._metrics.call_seconds.labels(call.method).observe(seconds)
                 if call.trace is not None:
                     call.trace.end(call, code, reason)
-                _tell(call, context, code=code.name, reason=reason, seconds=seconds)
+                caller = caller_of(context, identified=self._identified)
+                _tell(call, caller, context.peer(), code=code.name, reason=reason, seconds=seconds)
 
     def _begun(self, path: str, context: Any) -> Call:  # noqa: ANN401  # gRPC's context of any method
         """The call, named and traced, as the one that its task works on."""
@@ -122,10 +126,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
 
-def _tell(call: Call, context: Any, *, code: str, reason: str, seconds: float) -> None:  # noqa: ANN401  # as above
+def _tell(call: Call, caller: str, peer: str, *, code: str, reason: str, seconds: float) -> None:
     """The call's line in the log: what is known of it, and nothing of its images but how many and how large."""
     words = "event=call request_id=%s method=%s code=%s reason=%s seconds=%.6f caller=%s peer=%s"
-    values: list[object] = [call.request_id, call.method, code, reason, seconds, caller_of(context), context.peer()]
+    values: list[object] = [call.request_id, call.method, code, reason, seconds, caller, peer]
     if call.model:
         words += " model=%s"
         values.append(call.model)

@@ -22,6 +22,10 @@ def log_to_stderr(level: int, form: Literal["text", "json"] = "text") -> None:
     else:
         line = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
         handler.setFormatter(logging.Formatter(line, datefmt="%Y-%m-%dT%H:%M:%S%z"))
+    # What no line of ours shows need not be found out for each (Python's logging HOWTO, "Optimization").
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, name, False)
+    logging._srcfile = None
     logging.basicConfig(level=level, handlers=[handler])
 
 

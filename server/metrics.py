@@ -37,6 +37,24 @@ class Declared:
     meaning: str
 
 
+class ModelMetrics:
+    """One model's children of what is counted for every image, bound once: to find one costs more than to count.
+
+    Args:
+        metrics: Whose.
+        model_id: The model's id.
+    """
+
+    def __init__(self, metrics: "Metrics", model_id: str) -> None:
+        self.answered = metrics.images.labels(model_id, "OK")
+        self.queue_images = metrics.queue_images.labels(model_id)
+        self.queue_bytes = metrics.queue_bytes.labels(model_id)
+        self.preprocess_seconds = metrics.preprocess_seconds.labels(model_id)
+        self.queue_seconds = metrics.queue_seconds.labels(model_id)
+        self.inference_seconds = metrics.inference_seconds.labels(model_id)
+        self.batch_images = metrics.batch_images.labels(model_id)
+
+
 class Metrics:
     """One server's metrics, in a registry of its own so that two servers fit into one process.
 
@@ -47,6 +65,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.declared: list[Declared] = []
+        self._models: dict[str, ModelMetrics] = {}
         ProcessCollector(registry=self.registry)
         counter, gauge, histogram, timer = self._counter, self._gauge, self._histogram, self._timer
         self.calls = counter("trapline_calls", "method code", "Calls ended.")
@@ -88,6 +107,13 @@ class Metrics:
             "Probability, 0 to 1, of the best label of each image that the version that is served answered.",
             _SHARES,
         )
+
+    def of(self, model_id: str) -> ModelMetrics:
+        """The metrics of a model that is served."""
+        found = self._models.get(model_id)
+        if found is None:
+            found = self._models[model_id] = ModelMetrics(self, model_id)
+        return found
 
     def _counter(self, name: str, labels: str, meaning: str) -> Counter:
         self._declare("counter", f"{name}_total", labels, meaning)

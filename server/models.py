@@ -67,6 +67,10 @@ class Models:
         """All models, by id."""
         return [self._slots[model_id] for model_id in sorted(self._slots)]
 
+    def __contains__(self, model_id: str) -> bool:
+        """Whether there is a model of that id."""
+        return model_id in self._slots
+
     def slot(self, model_id: str) -> ModelSlot:
         """The model of that id.
 

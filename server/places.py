@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +18,11 @@ from trapline.errors import DeadlineExceeded, QueueFull
 from .metrics import Metrics
 
 
-class Lane(Enum):
+class Lane(IntEnum):
     """Who asks: a call that is refused when there is no room, or a stream that waits for it."""
 
-    CALL = "call"
-    STREAM = "stream"
+    CALL = 0
+    STREAM = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +79,23 @@ class Ticket:
         Raises:
             DeadlineExceeded: It has.
         """
-        if self._late():
+        if self.is_late():
             self._places.count_dropped("deadline")
             raise DeadlineExceeded("the deadline passed before the image was run; allow more time or send less at once")
 
     def count_cancelled(self) -> None:
         """Counts the image as one whose caller was gone before it was run."""
-        self._places.count_dropped("deadline" if self._late() else "cancelled")
+        self._places.count_dropped("deadline" if self.is_late() else "cancelled")
 
     def count_run(self, *, wanted: bool) -> None:
         """Counts an image that was run as wasted where its caller is gone: not `wanted`, or past its deadline."""
-        if self._late():
+        if self.is_late():
             self._places.count_wasted("deadline")
         elif not wanted:
             self._places.count_wasted("cancelled")
 
-    def _late(self) -> bool:
+    def is_late(self) -> bool:
+        """Whether the caller's deadline has passed."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
@@ -110,6 +111,7 @@ class Places:
 
     def __init__(self, limits: QueueLimits, *, model_id: str, metrics: Metrics, on_release: Callable[[], None]) -> None:
         self._limits, self._model_id, self._metrics, self._on_release = limits, model_id, metrics, on_release
+        self._counts = metrics.of(model_id)
         self.images = dict.fromkeys(Lane, 0)
         self._bytes = dict.fromkeys(Lane, 0)
         # Images that wait, and images at all, by caller.
@@ -161,7 +163,9 @@ class Places:
         self._bytes[lane] += byte_count
         self._waiting[lane][caller] += 1
         self._held[caller] += 1
-        self._gauge()
+        # Up and down, not set: while a version is replaced there are two queues of one model.
+        self._counts.queue_images.inc()
+        self._counts.queue_bytes.inc(byte_count)
         return Ticket(self, byte_count, lane=lane, caller=caller, deadline=deadline)
 
     def started(self, ticket: Ticket) -> None:
@@ -174,7 +178,8 @@ class Places:
         _take_off(self._held, ticket.caller)
         self.images[ticket.lane] -= 1
         self._bytes[ticket.lane] -= ticket.byte_count
-        self._gauge()
+        self._counts.queue_images.dec()
+        self._counts.queue_bytes.dec(ticket.byte_count)
         if self._room is not None:
             self._room.set_result(None)
             self._room = None
@@ -209,10 +214,6 @@ class Places:
             # The last places are for those who have none: one caller's flood must not turn the others away.
             images += min(limits.max_batch, limits.max_images // 8)
         return images <= limits.max_images and size <= limits.max_bytes
-
-    def _gauge(self) -> None:
-        self._metrics.queue_images.labels(self._model_id).set(self.image_count)
-        self._metrics.queue_bytes.labels(self._model_id).set(sum(self._bytes.values()))
 
 
 def _take_off(counter: Counter[str], caller: str) -> None:

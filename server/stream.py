@@ -32,6 +32,8 @@ class Stream:
         self._slots = asyncio.Semaphore(window)
         self._unanswered: set[str] = set()
         self._tasks: set[asyncio.Task[classify_pb2.ClassifyResult]] = set()
+        # Whether the next request is waited for: only there may reading be cut off, or one that came would be lost.
+        self._listens = self._is_cut_off = False
         # Each request's mark, its result, and whether the mark is now free again.
         self._outbox: asyncio.Queue[tuple[str, classify_pb2.ClassifyResult, bool] | None] = asyncio.Queue()
 
@@ -47,6 +49,7 @@ class Stream:
             RequestInvalid: A message of the stream was no StreamClassifyRequest; what came before it was answered.
         """
         reader = asyncio.create_task(self._read(requests))
+        watcher = asyncio.create_task(self._wind_down(reader))
         try:
             while (entry := await self._outbox.get()) is not None:
                 request_id, result, frees = entry
@@ -57,31 +60,45 @@ class Stream:
             if await reader:
                 raise shutting_down()
         finally:
-            left = [reader, *self._tasks]
+            left = [watcher, reader, *self._tasks]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
+    async def _wind_down(self, reader: "asyncio.Task[bool]") -> None:
+        """Cuts the reading off where it waits for a request while the server winds down."""
+        await self._gate.winding_down.wait()
+        if self._listens:
+            self._is_cut_off = True
+            reader.cancel()
+
     async def _read(self, requests: AsyncIterator[classify_pb2.StreamClassifyRequest]) -> bool:
         """Reads until the client half-closes (False) or the server winds down (True), and sees all of it answered."""
-        winding_down = asyncio.create_task(self._gate.winding_down.wait())
         try:
-            while True:
-                await self._slots.acquire()
-                read = asyncio.ensure_future(anext(requests, None))
-                try:
-                    await asyncio.wait({read, winding_down}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    if not read.done():
-                        read.cancel()
-                if not read.done() or (item := read.result()) is None:
-                    return not read.done()
-                await self._take(item)
+            return await self._take_all(requests)
+        except asyncio.CancelledError:
+            if not self._is_cut_off:
+                raise
+            return True
         finally:
-            winding_down.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
             self._outbox.put_nowait(None)
+
+    async def _take_all(self, requests: AsyncIterator[classify_pb2.StreamClassifyRequest]) -> bool:
+        """Takes one request after the other, until there is none (False) or the server winds down (True)."""
+        while True:
+            await self._slots.acquire()
+            if self._gate.winding_down.is_set():
+                return True
+            self._listens = True
+            try:
+                item = await anext(requests, None)
+            finally:
+                self._listens = False
+            if item is None:
+                return False
+            await self._take(item)
 
     async def _take(self, item: classify_pb2.StreamClassifyRequest) -> None:
         request_id = item.request_id

@@ -89,7 +89,7 @@ class Doors:
         def door(
             flag: str, wanted: str, *services: str, tls: bool = True, elsewhere: frozenset[str] = frozenset()
         ) -> Door:
-            calls = CallInterceptor(gate, metrics, tracing)
+            calls = CallInterceptor(gate, metrics, tracing, identified=config.tls_client_ca is not None)
             authentication = Authentication(calls, tokens, access=access_of(*services), elsewhere=elsewhere)
             interceptors = [authentication, calls]
             server = grpc.aio.server(interceptors=interceptors, options=_options(config))

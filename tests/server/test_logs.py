@@ -91,7 +91,7 @@ async def test_a_callers_id_comes_back_and_is_logged(kit, models, caplog):
             assert code is (grpc.StatusCode.INVALID_ARGUMENT if image == b"junk" else grpc.StatusCode.OK)
         lines = await lines_of(caplog, 3, kit)
     assert [line["request_id"] for line in lines] == ["mine-1", "mine-2", got]
-    assert re.fullmatch(r"[0-9a-f]{16}", got)
+    assert re.fullmatch(r"[0-9a-f]{24}", got)
 
 
 async def test_a_refused_call_gets_no_initial_metadata(kit, models):

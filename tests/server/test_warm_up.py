@@ -27,18 +27,35 @@ def measured(monkeypatch, *, alone, shared):
 
 
 def test_lanes_are_taken_where_they_are_faster(kit, monkeypatch):
-    """Two lanes of 30 ms an image beat one run of 18 ms an image; of equal sizes the smallest is taken."""
+    """Two lanes of 30 ms an image beat one run of 18 ms an image; of equal sizes the smallest of 0.1 s is taken."""
     measured(monkeypatch, alone=lambda count: 0.018 * count, shared=lambda count: 0.03 * count)
     arrangement = warm_up.warm_up(session(kit))
     assert arrangement.lane_count == 2
-    assert arrangement.shared.image_count == 1
+    assert arrangement.shared.image_count == 4
     assert arrangement.alone.seconds(4) == pytest.approx(0.072)
 
 
 def test_the_smallest_batch_near_the_best_is_taken(kit, monkeypatch):
-    """A call that costs 10 ms whatever its size wants larger batches; past 3 % of the best it stops growing."""
-    measured(monkeypatch, alone=lambda count: 1.0 * count, shared=lambda count: 0.010 + 0.04 * count)
+    """A call that costs 20 ms whatever its size wants larger batches; past 3 % of the best it stops growing."""
+    measured(monkeypatch, alone=lambda count: 1.0 * count, shared=lambda count: 0.020 + 0.04 * count)
     assert warm_up.warm_up(session(kit)).shared.image_count == 8
+    # No size of a quick model takes 0.1 s: then the largest near the best.
+    measured(monkeypatch, alone=lambda count: 1.0 * count, shared=lambda count: 0.001 * count)
+    assert warm_up.warm_up(session(kit)).shared.image_count == 16
+
+
+def test_a_burst_of_other_work_does_not_rule_out_lanes(kit, monkeypatch):
+    """Lanes that lose the first two rounds are measured again, and taken when they then win."""
+    times = []
+    measured(
+        monkeypatch,
+        alone=lambda count: 0.018 * count,
+        shared=lambda count: times.append(count) or (0.03 if times.count(count) > 2 else 0.06) * count,
+    )
+    arrangement = warm_up.warm_up(session(kit))
+    assert arrangement.shared is not None
+    assert arrangement.shared.seconds(1) == pytest.approx(0.03)
+    assert times.count(1) == 3
 
 
 def test_one_run_is_kept_where_lanes_are_slower(kit, monkeypatch):
@@ -50,11 +67,11 @@ def test_one_run_is_kept_where_lanes_are_slower(kit, monkeypatch):
 
 
 def test_large_batches_of_a_slow_model_are_not_tried(kit, monkeypatch):
-    """A batch of more than half a second is the last that is measured."""
+    """A batch of more than a quarter of a second is the last that is measured."""
     tried = []
     measured(monkeypatch, alone=lambda count: 1.0 * count, shared=lambda count: tried.append(count) or 0.2 * count)
     warm_up.warm_up(session(kit))
-    assert sorted(set(tried)) == [1, 2, 4]
+    assert sorted(set(tried)) == [1, 2]
 
 
 def test_a_real_session_is_measured_with_its_lanes(kit):
