@@ -6,19 +6,17 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
-
-from grpc_health.v1 import health, health_pb2
+from typing import Literal
 
 from trapline.errors import TraplineError
 from trapline.processors import thread_count
 
-from .authentication import CLASSIFY_SERVICE
 from .batcher import Batcher
 from .classify_service import ClassifyService
 from .config import MIB, ModelOptions, ServerConfig
-from .device import choose_device
+from .device import choose_device, device_works
 from .gate import Gate
+from .health import Health
 from .images import Images
 from .lanes import Lanes
 from .metrics import Metrics, MetricsPage
@@ -36,8 +34,6 @@ from .trial import try_out
 
 _log = logging.getLogger(__name__)
 
-#: Health services that say whether work can be taken, and the one that says whether the process is well.
-READINESS, LIVENESS = ("", CLASSIFY_SERVICE), "liveness"
 #: How often `--watch` looks into the repository.
 WATCH_SECONDS = 2.0
 # How long single calls are still taken after health said NOT_SERVING, so that balancers see it before they are refused.
@@ -54,6 +50,7 @@ class Server:
         listen: HOST:PORT that is served on, with the real port; empty before `start`.
         metrics_listen: HOST:PORT of the metrics page; empty where it is off.
         doors: Every address of its gRPC.
+        health: What it says of itself.
     """
 
     def __init__(
@@ -64,15 +61,15 @@ class Server:
         images: Images,
         lanes: Lanes,
         metrics: Metrics,
-        health_changed: asyncio.Event,
+        gate: Gate,
+        health: Health,
         stopping: threading.Event,
         tracing: Tracing | None = None,
     ) -> None:
         self.config, self.models, self.metrics = config, models, metrics
         self.listen = self.metrics_listen = ""
-        self._images, self._lanes, self._gate = images, lanes, Gate()
-        self._health_changed, self._stopping, self._tracing = health_changed, stopping, tracing
-        self._health = health.aio.HealthServicer()
+        self._images, self._lanes, self._gate, self.health = images, lanes, gate, health
+        self._stopping, self._tracing = stopping, tracing
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.doors = Doors(config, gate=self._gate, metrics=metrics, tracing=tracing)
@@ -83,21 +80,19 @@ class Server:
         Raises:
             UsageError: An address cannot be listened on.
         """
-        for service in READINESS:
-            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self.health.begin()
         window = max(32, 4 * self.config.max_batch)
         classify = ClassifyService(self._images, self._gate, stream_window=window)
         models = ModelService(self.models, self.config)
         add_services(
-            self.doors, classify=classify, models=models, health=self._health, reflected=self.config.reflection
+            self.doors, classify=classify, models=models, health=self.health.servicer, reflected=self.config.reflection
         )
         if self.config.metrics:
             self._page = MetricsPage(self.config.metrics, self.metrics)
             self.metrics_listen = self._page.address
         await self.doors.open()
         self.listen = self.doors.main.address
-        self._tasks.append(asyncio.create_task(self._tell_health()))
+        self._tasks.append(asyncio.create_task(self.health.follow()))
 
     async def load(self) -> None:
         """Loads the models, then lets health say SERVING.
@@ -108,7 +103,7 @@ class Server:
         await self.models.load_all()
         if not self.models.ready and not self.config.allow_empty:
             raise TraplineError(_none_served(self.config, self.models))
-        await self._set_health()
+        await self.health.tell()
         if self.config.watch:
             self._tasks.append(asyncio.create_task(self._watch()))
 
@@ -122,7 +117,7 @@ class Server:
         loop = asyncio.get_running_loop()
         end = loop.time() + self.config.drain_seconds
         self._gate.winding_down.set()
-        await self._set_health()
+        await self.health.tell()
         await asyncio.sleep(min(_NOTICE_SECONDS, self.config.drain_seconds / 4))
         self._gate.close()
         # gRPC turns new calls away and tells clients to leave, while what is under way goes on.
@@ -164,19 +159,6 @@ class Server:
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
-    async def _tell_health(self) -> None:
-        while True:
-            await self._health_changed.wait()
-            self._health_changed.clear()
-            await self._set_health()
-
-    async def _set_health(self) -> None:
-        ready = self.models.ready and not self._gate.winding_down.is_set()
-        for service in READINESS:
-            await self._health.set(service, _status(serving=ready))
-        # A device that fails every batch seldom recovers: only a restart helps, and that is what liveness is for.
-        await self._health.set(LIVENESS, _status(serving=not self.models.broken))
-
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
@@ -186,12 +168,18 @@ class Server:
                 _log.exception("event=watch_failed")
 
 
-def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = None) -> Server:
+def build(
+    config: ServerConfig,
+    *,
+    load: Callable[[str, int], Session] | None = None,
+    works: Callable[[], bool] | None = None,
+) -> Server:
     """The server that `config` describes; call it inside a running event loop.
 
     Args:
         config: What to serve, and how.
         load: Reads and warms up a version (id, version); `loader`'s where absent.
+        works: Whether the device does anything at all; `device.device_works` where absent and on CUDA.
 
     Raises:
         UsageError: The models' folder is missing.
@@ -204,7 +192,8 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         )
     device, threads, stopping = choose_device(config.device), thread_count(config.threads), threading.Event()
     load = load or loader(config, repository, device=device, stopping=stopping)
-    metrics, health_changed = Metrics(), asyncio.Event()
+    works = works or (device_works if device == "cuda" else None)
+    metrics, health_changed, gate = Metrics(), asyncio.Event(), Gate()
     limits = _limits(config)
     # On a GPU one batch is prepared while another one runs; on the CPU each thread may run one.
     lanes = Lanes(2, one_device=True) if device == "cuda" else Lanes(threads)
@@ -235,7 +224,8 @@ def build(config: ServerConfig, *, load: Callable[[str, int], Session] | None = 
         images=images,
         lanes=lanes,
         metrics=metrics,
-        health_changed=health_changed,
+        gate=gate,
+        health=Health(models, gate, changed=health_changed, device_works=works),
         stopping=stopping,
         tracing=Tracing(exporter_to(config.trace_endpoint)) if config.trace_endpoint else None,
     )
@@ -283,7 +273,3 @@ def _limits(config: ServerConfig) -> QueueLimits:
 def _none_served(config: ServerConfig, models: Models) -> str:
     lines = [str(slot.error[1]) for slot in models.slots() if slot.error is not None]
     return f"none of the models in {config.models} can be served: " + "; ".join(lines)
-
-
-def _status(*, serving: bool) -> Any:  # noqa: ANN401  # the stubs name no type for an enum's value
-    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

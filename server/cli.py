@@ -35,30 +35,41 @@ def _run(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig) -> int:
-    """Serves until a signal; the exit code: 0 all answered, 1 some calls cut off, 130 Ctrl-C."""
+    """Serves until a signal; the exit code: 0 all answered, 1 some calls cut off, 130 Ctrl-C.
+
+    Raises:
+        TraplineError: The device was lost.
+    """
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[int] = loop.create_future()
     # Before the models load: a pod that is stopped while it starts must end, too.
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, _on_signal, asked, int(each))
+    from trapline.errors import TraplineError
+
     from .app import build
 
     settings = config.settings()
     words = " ".join(f"{name}=%s" for name in settings)
     logging.getLogger(__name__).info(f"event=settings {words}", *settings.values())
     server = build(config)
-    starting = asyncio.create_task(_start(server))
+    starting, lost = asyncio.create_task(_start(server)), asyncio.create_task(server.health.lost.wait())
     try:
         first: set[asyncio.Future[Any]] = {starting, asked}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-        number = await asked
+        ends: set[asyncio.Future[Any]] = {asked, lost}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        is_lost = not asked.done()
         starting.cancel()
         cut_off = await server.drain() if server.listen else 0
     finally:
+        lost.cancel()
         await server.stop()
-    if number == signal.SIGINT:
+    if is_lost:
+        raise TraplineError("the GPU answers no more and only a new process can use it again: start the server anew")
+    if asked.result() == signal.SIGINT:
         raise KeyboardInterrupt
     return 1 if cut_off else 0
 

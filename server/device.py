@@ -6,6 +6,8 @@ import io
 import logging
 from typing import Any, Literal
 
+import numpy as np
+
 from trapline.errors import TraplineError
 
 _log = logging.getLogger(__name__)
@@ -56,6 +58,21 @@ def cuda_problem() -> str:
     if CUDA_PROVIDER not in session.get_providers():
         return "ONNX Runtime could not load CUDA's libraries (install trapline[server,cuda])"
     return ""
+
+
+def device_works() -> bool:
+    """Whether CUDA does anything at all: after some errors every call of a process fails until it ends."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(_PROBE, options, providers=[CUDA_PROVIDER])
+        answer = session.run(None, {"x": np.ones(1, np.float32)})[0]
+    except Exception as error:  # noqa: BLE001  # whatever is raised, it does not work
+        _log.error("event=device_probed error=%r", error)
+        return False
+    return CUDA_PROVIDER in session.get_providers() and answer.tolist() == [1.0]
 
 
 def load_cuda_libraries(onnxruntime: Any) -> None:  # noqa: ANN401  # a module without type hints

@@ -160,11 +160,12 @@ class HeldSession(Session):
 
 @contextlib.asynccontextmanager
 async def running(
-    models: Path, *, holds: bool = False, **options: object
+    models: Path, *, holds: bool = False, works: Callable[[], bool] | None = None, **options: object
 ) -> AsyncIterator[tuple[Server, SimpleNamespace]]:
     """A server in this process that has loaded its models, and a client of it; ended at once afterwards.
 
-    With `holds` every session is a HeldSession, at `server.models.slot(id).serving.session`.
+    With `holds` every session is a HeldSession, at `server.models.slot(id).serving.session`. `works` is asked for the
+    device when every batch fails.
     """
     # Trials are left out: a process for each version would take most of the time; test_trial.py has them.
     settings = {"listen": "127.0.0.1:0", "metrics": "", "device": "cpu", "threads": 1, "model_memory_mib": 0, **options}
@@ -176,7 +177,7 @@ async def running(
         held.append(HeldSession(content, Runtime(device="cpu", threads=1, max_batch=config.max_batch)))
         return held[-1]
 
-    server = build(config, load=load if holds else None)
+    server = build(config, load=load if holds else None, works=works)
     try:
         await server.start()
         await server.load()

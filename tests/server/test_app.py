@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from server.app import build
 from server.config import ServerConfig
+from server.device import device_works
 from trapline.errors import TraplineError, UsageError, from_rpc_error, reason_name
 from trapline.v1 import classify_pb2
 
@@ -22,6 +23,23 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 NO_TRIAL = ("--model-memory-mib", "0")
 HAS_GPU = Path("/dev/nvidiactl").exists()
 READINESS = ("", "trapline.v1.ClassifyService")
+
+
+# `server run` whose batches all fail after the warm-up, and whose device then does nothing at all.
+LOSES_ITS_DEVICE = """
+import sys
+from functools import partial
+from server import app, cli, session
+
+def run(self, pixels, *, alone=True, runs=session.Session.run):
+    if hasattr(self, "arrangement"):
+        raise RuntimeError("CUDA error 700")
+    return runs(self, pixels, alone=alone)
+
+session.Session.run = run
+app.build = partial(app.build, works=lambda: False)
+sys.exit(cli.main())
+"""
 
 
 async def health(stubs, service: str = "") -> int:
@@ -118,6 +136,79 @@ async def test_a_device_that_fails_every_batch_ends_readiness_and_liveness(kit, 
         await stubs.classify.Classify(kit.request(kit.picture()))
         while await health(stubs) != SERVING:
             pass
+
+
+async def test_a_device_that_only_a_models_batches_fail_on_is_not_lost(kit, models):
+    """Where the device does other work the process goes on; where it does none it is lost, and asked no sooner."""
+    asked, answers = [], [True, False]
+
+    def works() -> bool:
+        asked.append(len(asked))
+        return answers[len(asked) - 1]
+
+    async with kit.running(models, holds=True, works=works) as (server, stubs):
+        session = server.models.slot("colours").serving.session
+        for is_lost in (False, True):
+            session.failure = RuntimeError("CUDA error")
+            for _ in range(3):
+                assert asked == list(range(int(is_lost)))
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stubs.classify.Classify(kit.request(kit.picture()))
+            await kit.until(lambda count=1 + is_lost: len(asked) == count)
+            assert await health(stubs, "liveness") == NOT_SERVING
+            if not is_lost:
+                session.failure = None
+                await stubs.classify.Classify(kit.request(kit.picture()))
+                assert not server.health.lost.is_set()
+        await asyncio.wait_for(server.health.lost.wait(), 5)
+
+
+async def test_a_lost_device_ends_the_process(kit, models):
+    """It drains, says why, and ends with 1, so that whoever watches it starts it again."""
+    program = subprocess.Popen(
+        [
+            *(sys.executable, "-c", LOSES_ITS_DEVICE, "run", "--models", str(models), "--device", "cpu"),
+            *("--metrics", "", "--listen", "127.0.0.1:0", "--drain-seconds", "2", *NO_TRIAL),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not (line := await asyncio.to_thread(program.stdout.readline)).startswith("server ready"):
+            assert line, program.communicate()
+        stubs = kit.client(re.search(r"listen=(\S+)", line)[1])
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stubs.classify.Classify(kit.request(kit.picture()))
+        _, said = await asyncio.to_thread(program.communicate)
+        await stubs.channel.close()
+    finally:
+        program.kill()
+    assert program.returncode == 1
+    assert said.rstrip().endswith(
+        "the GPU answers no more and only a new process can use it again: start the server anew"
+    )
+    assert "Traceback" not in said.partition("event=device_lost")[2]
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU: CUDA works here")
+def test_without_cuda_no_device_works():
+    """The probe is no answer of the CPU's."""
+    assert not device_works()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA device: nothing to lose")
+def test_a_cuda_device_works_until_it_is_reset():
+    """The probe says so before, and the contrary after the process's context was destroyed under it."""
+    probe = (
+        "import ctypes; from server.device import choose_device, device_works; choose_device('cuda'); "
+        "print(device_works()); ctypes.CDLL('libcuda.so.1').cuDevicePrimaryCtxReset_v2(0); print(device_works())"
+    )
+    ended = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert ended.stdout.split()[:1] == ["True"], ended.stderr
+    assert "True" not in ended.stdout.split()[1:]
 
 
 async def test_reflection_lists_the_services(kit, models):
