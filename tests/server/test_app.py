@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -55,12 +56,16 @@ async def exhaust(stream) -> None:
 class Program:
     """`server run` as a process of its own."""
 
-    def __init__(self, *words: str) -> None:
-        script = Path(sys.executable).with_name("server")
+    def __init__(
+        self,
+        *words: str,
+        program: Sequence[str] = (str(Path(sys.executable).with_name("server")),),
+        stderr: int = subprocess.DEVNULL,
+    ) -> None:
         self.process = subprocess.Popen(
-            [str(script), "run", "--listen", "127.0.0.1:0", "--metrics", "", "--device", "cpu", *words, *NO_TRIAL],
+            [*program, "run", "--listen", "127.0.0.1:0", "--metrics", "", "--device", "cpu", *words, *NO_TRIAL],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=stderr,
             text=True,
         )
 
@@ -165,27 +170,18 @@ async def test_a_device_that_only_a_models_batches_fail_on_is_not_lost(kit, mode
 
 async def test_a_lost_device_ends_the_process(kit, models):
     """It drains, says why, and ends with 1, so that whoever watches it starts it again."""
-    program = subprocess.Popen(
-        [
-            *(sys.executable, "-c", LOSES_ITS_DEVICE, "run", "--models", str(models), "--device", "cpu"),
-            *("--metrics", "", "--listen", "127.0.0.1:0", "--drain-seconds", "2", *NO_TRIAL),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    script = [sys.executable, "-c", LOSES_ITS_DEVICE]
+    program = Program("--models", str(models), "--drain-seconds", "2", program=script, stderr=subprocess.PIPE)
     try:
-        while not (line := await asyncio.to_thread(program.stdout.readline)).startswith("server ready"):
-            assert line, program.communicate()
-        stubs = kit.client(re.search(r"listen=(\S+)", line)[1])
+        stubs = kit.client(await program.line("server ready"))
         for _ in range(3):
             with pytest.raises(grpc.aio.AioRpcError):
                 await stubs.classify.Classify(kit.request(kit.picture()))
-        _, said = await asyncio.to_thread(program.communicate)
+        _, said = await asyncio.to_thread(program.process.communicate)
         await stubs.channel.close()
     finally:
-        program.kill()
-    assert program.returncode == 1
+        program.close()
+    assert program.process.returncode == 1
     assert said.rstrip().endswith(
         "the GPU answers no more and only a new process can use it again: start the server anew"
     )
