@@ -30,8 +30,9 @@ from serving.servers import TOP, Running, Wanted, running
 
 from trapline.processors import thread_count
 
-#: Callers of the closed loop that the peak is taken with, and of the one that says what is normal.
-PEAK_CALLERS, CALM_CALLERS = 32, 1
+#: Callers of the closed loop that the peak is taken with, and of the one that says what is normal. More would be
+#: refused, come back at once, and the time that their refusals take would make the peak look low.
+PEAK_CALLERS, CALM_CALLERS = 12, 1
 _SAMPLE_SECONDS = 1.0
 
 

@@ -115,10 +115,10 @@ class Batcher:
         return len(self._queue)
 
     def wait_seconds(self, caller: str = "") -> float:
-        """How long a call of `caller` that comes now is expected to wait for its batch to start."""
+        """How much later than from an idle server the answer to a call of `caller` that comes now is expected."""
         ahead = self._places.ahead(caller)
         return self.pace.wait_seconds(
-            ahead=ahead, rest_seconds=self._lanes.rest_seconds(), model_count=max(1, self._lanes.wanting_count)
+            ahead=ahead, rests=self._lanes.rests(), model_count=max(1, self._lanes.wanting_count)
         )
 
     def admit(
@@ -151,6 +151,7 @@ class Batcher:
             caller=caller,
             deadline=deadline,
             wait_seconds=expected,
+            margin_seconds=self.pace.margin_seconds,
             retry_seconds=min(5.0, max(0.05, now / 2)),
         )
 
@@ -267,6 +268,9 @@ class Batcher:
     def _hand_back(self, image: _Decoded, row: NDArray[np.float32], batch: _Batch, seconds: float) -> None:
         queued = max(0.0, batch.began - image.ticket.admitted_at - image.preprocess_seconds)
         self._counts.queue_seconds.observe(queued)
+        idle = image.preprocess_seconds + self.pace.arrangement.alone.one_seconds
+        waited = time.monotonic() - image.ticket.admitted_at - idle
+        self.pace.observe_wait(waited, expected=image.ticket.wait_seconds)
         image.ticket.count_run(wanted=not image.future.done())
         if not image.future.done():
             image.future.set_result(

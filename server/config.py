@@ -83,7 +83,7 @@ class ServerConfig(ModelOptions):
         default=0, ge=0, le=10_000, description="longest wait for a batch to fill while the device is free, in ms"
     )
     max_queue_ms: float = Field(
-        default=500, gt=0, description="refuse calls that would wait longer than this for the device, in ms"
+        default=500, gt=0, description="refuse calls whose answers load would delay by more than this, in ms"
     )
     max_queue_images: int = Field(default=256, ge=1, description="most images of one model accepted at a time")
     max_queue_mib: int = Field(default=256, ge=1, description="most bytes of one model's accepted images, in MiB")

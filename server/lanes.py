@@ -69,11 +69,16 @@ class Lanes:
         return len(self._wanting)
 
     def rest_seconds(self) -> float:
-        """How long it will take until a lane is free."""
-        if not self._taken or (self._free and not self.one_device):
-            return 0.0
-        last_or_first = max if self.one_device else min
-        return max(0.0, last_or_first(each.until for each in self._taken) - time.monotonic())
+        """How long it will take until a batch can start."""
+        return min(self.rests())
+
+    def rests(self) -> list[float]:
+        """For each lane, how long it will take until a batch can start on it; lanes of one device wait for all."""
+        now = time.monotonic()
+        busy = [max(0.0, each.until - now) for each in self._taken for _ in range(each.count)]
+        if self.one_device:
+            return [max(busy, default=0.0)]
+        return busy + [0.0] * self._free
 
     def want(self, queue: Queue) -> None:
         """Gives `queue` a lane, now or when its turn comes."""

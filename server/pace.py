@@ -1,10 +1,12 @@
 """How long a model's images take: measured at warm-up, followed while it serves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WEIGHT = 0.2  # of the newest observation in a moving average
 # One stalled batch (a page-in, a reload's warm-up beside it) or one giant photo must not close the queue for long.
 _LARGEST_RATIO = 20.0
+_MARGIN_QUANTILE, _MARGIN_STEP_SECONDS = 0.98, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,10 @@ class Pace:
 
     Warm-up measures how long batches take; each batch that is served then says how much slower or faster the machine is
     now. Where decoding is slower than the model (large photos, a GPU), decoding sets the pace.
+
+    Attributes:
+        margin_seconds: What is to be added to an expected wait so that few waits are longer: the 0.98 quantile of
+            actual less expected waits, followed by stochastic approximation (Robbins and Monro 1951).
     """
 
     def __init__(self, arrangement: Arrangement, *, decode_threads: int = 1) -> None:
@@ -60,11 +66,18 @@ class Pace:
         self._decode_threads = decode_threads
         self._slowdown = 1.0
         self._decode = 0.0
+        self.margin_seconds = 0.0
 
     def observe_batch(self, image_count: int, seconds: float, *, alone: bool) -> None:
         """Takes note that a batch of `image_count` images ran for `seconds`."""
         ratio = min(seconds / self._line(alone=alone).seconds(image_count), _LARGEST_RATIO)
         self._slowdown += _WEIGHT * (ratio - self._slowdown)
+
+    def observe_wait(self, seconds: float, *, expected: float) -> None:
+        """Takes note that an answer came `seconds` later than from an idle server, where `expected` was expected."""
+        if expected > 0:
+            step = _MARGIN_QUANTILE - (seconds <= expected + self.margin_seconds)
+            self.margin_seconds = max(0.0, self.margin_seconds + _MARGIN_STEP_SECONDS * step)
 
     def observe_decode(self, seconds: float) -> None:
         """Takes note that decoding one image took `seconds` of one thread."""
@@ -76,18 +89,26 @@ class Pace:
         """How long a batch of `image_count` images is expected to run, in seconds."""
         return self._line(alone=alone).seconds(image_count) * self._slowdown
 
-    def wait_seconds(self, *, ahead: float, rest_seconds: float, model_count: int = 1) -> float:
-        """How long one more image is expected to wait for its batch to start.
+    def wait_seconds(self, *, ahead: float, rests: Sequence[float], model_count: int = 1) -> float:
+        """How much later than from an idle server one more image's answer is expected.
+
+        That is the wait for its batch to start, and by how much that batch will take longer than a lone image.
 
         Args:
             ahead: Images ahead of it that no batch has taken yet.
-            rest_seconds: How long it takes until a batch can start.
+            rests: For each lane, how long it takes until it is free.
             model_count: Models that take turns on the device.
         """
         loaded, lane_count = self.arrangement.loaded, self.arrangement.lane_count
-        batches = ahead // (loaded.image_count * lane_count)
-        device = rest_seconds + batches * model_count * loaded.seconds(loaded.image_count) * self._slowdown
-        return max(device, ahead * self._decode / self._decode_threads)
+        free = [max(rests)] if lane_count == 1 else sorted(rests)[:lane_count]
+        batches = int(ahead // loaded.image_count)
+        rounds, lane = divmod(batches, len(free))
+        start = free[lane] + rounds * model_count * loaded.seconds(loaded.image_count) * self._slowdown
+        wait = max(start, ahead * self._decode / self._decode_threads)
+        # With a whole batch ahead others will come as well, and fill its own.
+        own = loaded.image_count if batches else int(ahead) + 1
+        longer = loaded.seconds(own) - self.arrangement.alone.one_seconds
+        return wait + max(0.0, longer) * self._slowdown if wait else 0.0
 
     def _line(self, *, alone: bool) -> Line:
         return self.arrangement.alone if alone else self.arrangement.loaded

@@ -47,8 +47,17 @@ class QueueLimits:
 class Ticket:
     """A place in the queue, from an image's arrival until it is answered; a context manager that gives it back."""
 
-    def __init__(self, places: "Places", byte_count: int, *, lane: Lane, caller: str, deadline: float | None) -> None:
-        self.byte_count, self.lane, self.caller = byte_count, lane, caller
+    def __init__(
+        self,
+        places: "Places",
+        byte_count: int,
+        *,
+        lane: Lane,
+        caller: str,
+        deadline: float | None,
+        wait_seconds: float = 0.0,
+    ) -> None:
+        self.byte_count, self.lane, self.caller, self.wait_seconds = byte_count, lane, caller, wait_seconds
         self.admitted_at = time.monotonic()
         self.waits = True
         self._places, self._deadline, self._left = places, deadline, False
@@ -141,19 +150,22 @@ class Places:
         caller: str,
         deadline: float | None,
         wait_seconds: float,
+        margin_seconds: float = 0.0,
         retry_seconds: float,
     ) -> Ticket:
-        """A place for an image of `byte_count` bytes that is expected to wait `wait_seconds`.
+        """A place for an image of `byte_count` bytes that is expected to wait `wait_seconds`, seldom a margin longer.
 
         Raises:
             QueueFull: There is none, or the wait is beyond the limit; tells to come back in `retry_seconds`.
         """
-        if wait_seconds > self._limits.max_wait_seconds or not self._fits(byte_count, lane, caller):
+        # Of half the limit at most: a wait that nothing can be told about must not close the queue.
+        longest = wait_seconds + min(margin_seconds, self._limits.max_wait_seconds / 2) if wait_seconds else 0.0
+        if longest > self._limits.max_wait_seconds or not self._fits(byte_count, lane, caller):
             if lane is Lane.CALL:
                 self.count_dropped("refused")
             raise QueueFull(
                 f"the queue of models/{self._model_id} is full: {self.image_count} images of at most "
-                f"{self._limits.max_images}, {wait_seconds * 1000:.0f} ms to wait of at most "
+                f"{self._limits.max_images}, {longest * 1000:.0f} ms to wait of at most "
                 f"{self._limits.max_wait_seconds * 1000:.0f}; send it again later, or use StreamClassify, which waits",
                 retry_seconds=retry_seconds,
                 model=f"models/{self._model_id}",
@@ -166,7 +178,7 @@ class Places:
         # Up and down, not set: while a version is replaced there are two queues of one model.
         self._counts.queue_images.inc()
         self._counts.queue_bytes.inc(byte_count)
-        return Ticket(self, byte_count, lane=lane, caller=caller, deadline=deadline)
+        return Ticket(self, byte_count, lane=lane, caller=caller, deadline=deadline, wait_seconds=wait_seconds)
 
     def started(self, ticket: Ticket) -> None:
         """Takes note that an image is being run; `Ticket` calls it."""
