@@ -145,7 +145,7 @@ class Batcher:
         """
         now = self.wait_seconds(caller)
         expected = 0.0 if lane is Lane.STREAM else now if wait_seconds is None else wait_seconds
-        return self._places.admit(
+        ticket = self._places.admit(
             byte_count,
             lane=lane,
             caller=caller,
@@ -154,6 +154,9 @@ class Batcher:
             margin_seconds=self.pace.margin_seconds,
             retry_seconds=min(5.0, max(0.05, now / 2)),
         )
+        if wait_seconds is not None:
+            ticket.wait_seconds = 0.0  # the others of its call go before it, too: it tells nothing of expectations
+        return ticket
 
     async def room(self) -> None:
         """Waits until an image has left the queue; its place may be gone again by then."""

@@ -74,7 +74,7 @@ class Pace:
         self._slowdown += _WEIGHT * (ratio - self._slowdown)
 
     def observe_wait(self, seconds: float, *, expected: float) -> None:
-        """Takes note that an answer came `seconds` later than from an idle server, where `expected` was expected."""
+        """Takes note that an answer came `seconds` later than from an idle server, where `expected`, if not 0, was."""
         if expected > 0:
             step = _MARGIN_QUANTILE - (seconds <= expected + self.margin_seconds)
             self.margin_seconds = max(0.0, self.margin_seconds + _MARGIN_STEP_SECONDS * step)

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 # Threads of the same process that compute yield to the one that answers, and refuses, by this much.
-_NICE = 5
+_NICE = 10
 
 
 class Workers:
@@ -57,7 +57,8 @@ class Workers:
             self._work.put(None)
 
     def _serve(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
+        with contextlib.suppress(OSError):  # only Linux has a nice value for each thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
         while (item := self._work.get()) is not None:
             work, then, arguments = item
             self._results.append((then, work(*arguments), arguments))

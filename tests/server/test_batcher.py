@@ -529,6 +529,25 @@ def test_waits_that_were_longer_than_expected_widen_the_margin():
     assert pace.margin_seconds < 0.001
 
 
+async def test_the_length_of_a_call_is_no_missed_expectation():
+    """Images of a batch call wait for one another; that must not make the server refuse others."""
+    held = Held()
+    queue = batcher(held, seconds=0.001)
+    first = asyncio.create_task(classify(queue, 0))
+    await held.running()
+    tickets = [queue.admit(1, lane=Lane.CALL, wait_seconds=0.001) for _ in range(20)]
+    own = queue.admit(1, lane=Lane.CALL)
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    tasks = [asyncio.create_task(queue.classify(ticket, pixels)) for ticket in (*tickets, own)]
+    await asyncio.sleep(0.2)
+    held.go.set()
+    await asyncio.gather(first, *tasks)
+    assert 0 < queue.pace.margin_seconds < 0.015
+    for ticket in (*tickets, own):
+        ticket.give_back()
+    await queue.close()
+
+
 async def test_calls_that_would_seldom_wait_too_long_are_refused_too():
     """The margin counts, at most by half of the limit; an idle server takes a call whatever it was like before."""
     held = Held()
