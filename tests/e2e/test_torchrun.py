@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +41,11 @@ def ended(process, code=0, *, timeout_seconds=400):
     # A traceback of torchrun's own is no fault of ours.
     assert "trainer/cli.py" not in stderr, stderr
     # Whoever was killed may take a moment to be gone; the test's own time limit ends a vain wait.
-    while any(status(worker)[0] not in {"Z", ""} for worker in workers):
-        time.sleep(0.02)
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            ending = os.pidfd_open(worker)
+            select.select([ending], [], [])
+            os.close(ending)
     return stdout, stderr
 
 
