@@ -14,6 +14,7 @@ from trapline.processors import thread_count
 from .batcher import Batcher
 from .classify_service import ClassifyService
 from .config import MIB, ModelOptions, ServerConfig
+from .decoding import Decoding
 from .device import choose_device, device_works
 from .gate import Gate
 from .health import Health
@@ -59,6 +60,7 @@ class Server:
         *,
         models: Models,
         images: Images,
+        decoding: Decoding,
         lanes: Lanes,
         metrics: Metrics,
         gate: Gate,
@@ -68,7 +70,7 @@ class Server:
     ) -> None:
         self.config, self.models, self.metrics = config, models, metrics
         self.listen = self.metrics_listen = ""
-        self._images, self._lanes, self._gate, self.health = images, lanes, gate, health
+        self._images, self._decoding, self._lanes, self._gate, self.health = images, decoding, lanes, gate, health
         self._stopping, self._tracing = stopping, tracing
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -150,7 +152,7 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._stopping.set()
         await self.models.close()
-        self._images.close()
+        self._decoding.close()
         self._lanes.close()
         page, self._page = self._page, None
         if page is not None:
@@ -198,13 +200,18 @@ def build(
     # On a GPU one batch is prepared while another one runs; on the CPU each thread may run one.
     lanes = Lanes(2, one_device=True) if device == "cuda" else Lanes(threads)
 
+    decoding = Decoding(threads)
+
     def serve(model_id: str, session: Session) -> Batcher:
+        # Lanes that run side by side use every core, and hand an image over once only where they also decode it.
+        decodes = session.arrangement.shared is None
         return Batcher(
             session.run,
             label_count=session.label_count,
             limits=limits,
-            pace=Pace(session.arrangement, decode_threads=threads),
+            pace=Pace(session.arrangement, decode_threads=threads if decodes else 0),
             lanes=lanes,
+            decoding=decoding if decodes else None,
             model_id=model_id,
             metrics=metrics,
             on_broken=health_changed.set,
@@ -213,7 +220,6 @@ def build(
     models = Models(repository, load=load, serve=serve, metrics=metrics, on_change=health_changed.set)
     images = Images(
         models,
-        decode_threads=threads,
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,
         metrics=metrics,
@@ -222,6 +228,7 @@ def build(
         config,
         models=models,
         images=images,
+        decoding=decoding,
         lanes=lanes,
         metrics=metrics,
         gate=gate,

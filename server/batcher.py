@@ -1,24 +1,24 @@
 """A model's queue: images wait here, and whenever a lane is free it takes what waits as one batch.
 
 There is no timer by default: an idle server answers at once, a busy one fills its batches by itself. A lone image has
-the whole device; under load several batches run side by side where warm-up found that faster. `fair_queue` says whose
-turn it is, `lanes` which model's, `places` who gets in at all.
+the whole device; under load several batches run side by side where warm-up found that faster, and then each lane also
+decodes what it runs. `fair_queue` says whose turn it is, `lanes` which model's, `places` who gets in at all.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trapline.errors import ModelOutputInvalid, Refusal, ShuttingDown
+from trapline.errors import Refusal, ShuttingDown
 
+from .batch import Answer, Batch, Outcome, Run, outcome_of, output_invalid
+from .decoding import Decode, Decoding, Encoded
 from .errors import as_refusal
-from .fair_queue import FairQueue, Waiting
+from .fair_queue import FairQueue, is_wanted
 from .lanes import Lanes, Offer, Taken
 from .metrics import Metrics
 from .pace import Pace
@@ -26,41 +26,6 @@ from .places import Lane, Places, QueueLimits, Ticket
 
 #: After this many failed batches in a row the device is taken for broken.
 BROKEN_AFTER_FAILURES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One image's scores, float32 [labels], and where its time went."""
-
-    scores: NDArray[np.float32]
-    queue_seconds: float
-    inference_seconds: float
-    batch_image_count: int
-
-
-class Run(Protocol):
-    """Runs a batch: uint8 [N, height_px, width_px, 3] -> float32 [N, label_count]; called from several threads."""
-
-    def __call__(self, pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:
-        """The scores; `alone` says whether the batch has the whole device."""
-
-
-@dataclass(kw_only=True, eq=False)
-class _Decoded(Waiting):
-    pixels: NDArray[np.uint8]
-    preprocess_seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Batch:
-    images: Sequence[_Decoded]
-    alone: bool
-    taken: Taken
-    began: float
-
-
-# Scores [images, labels], whether each image's are finite, and the seconds of the run; or why there are none.
-_Outcome = tuple[NDArray[np.float32], NDArray[np.bool_], float] | Exception
 
 
 class Batcher:
@@ -72,6 +37,7 @@ class Batcher:
         limits: How much the queue takes.
         pace: How batches run, and how long they take.
         lanes: Where they run, beside those of other models.
+        decoding: Who decodes images before they wait for a lane; where absent, the lane that runs an image does.
         model_id: The model's id, for refusals and metrics.
         metrics: Where to count.
         on_broken: Called on the event loop when `broken` changes.
@@ -85,15 +51,16 @@ class Batcher:
         limits: QueueLimits,
         pace: Pace,
         lanes: Lanes,
+        decoding: Decoding | None = None,
         model_id: str,
         metrics: Metrics,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
         self._run, self._label_count, self._limits, self.pace, self._lanes = run, label_count, limits, pace, lanes
-        self._model_id, self._metrics, self._on_broken = model_id, metrics, on_broken
+        self._decoding, self._model_id, self._metrics, self._on_broken = decoding, model_id, metrics, on_broken
         self._counts = metrics.of(model_id)
-        self._queue = FairQueue[_Decoded]()
-        self._batches: set[_Batch] = set()
+        self._queue = FairQueue[Encoded]()
+        self._batches: set[Batch] = set()
         self._failures = 0
         self._filling: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -111,7 +78,7 @@ class Batcher:
         return self._places.image_count
 
     def __len__(self) -> int:
-        """Images that are decoded and wait for a lane."""
+        """Images that wait for a lane."""
         return len(self._queue)
 
     def wait_seconds(self, caller: str = "") -> float:
@@ -162,22 +129,32 @@ class Batcher:
         """Waits until an image has left the queue; its place may be gone again by then."""
         await self._places.room()
 
-    async def classify(self, ticket: Ticket, pixels: NDArray[np.uint8], *, preprocess_seconds: float = 0.0) -> Answer:
-        """The scores of one image, uint8 [height_px, width_px, 3], that `ticket` was given for.
+    async def classify(self, ticket: Ticket, decode: Decode) -> Answer:
+        """The scores of one image that `ticket` was given for.
+
+        Args:
+            ticket: Its place.
+            decode: Gives the image, uint8 [height_px, width_px, 3]; called on a thread, at most once.
 
         Raises:
             DeadlineExceeded: The caller's deadline passed first; the image was not run.
             ModelOutputInvalid: The scores are not finite, or not one for each label.
             InternalError: The runtime failed; the images of other batches are not hurt.
+            Exception: Whatever `decode` raises.
         """
         ticket.check_deadline()
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        image = _Decoded(ticket=ticket, future=future, pixels=pixels, preprocess_seconds=preprocess_seconds)
+        image = Encoded(ticket=ticket, future=self._loop.create_future(), decode=decode)
+        if self._decoding is not None:
+            await self._decoding.decoded(image)
+            self._note_decoded(image)
+            ticket.check_deadline()
+            image.future = self._loop.create_future()
         self._queue.put(image)
         if self._limits.max_delay_seconds and self._filling is None:
             self._fill()
         self._lanes.want(self)
-        return await future
+        answer: Answer = await image.future
+        return answer
 
     async def close(self) -> None:
         """Answers what was accepted, and lets what runs end. Nothing may be admitted any more."""
@@ -187,6 +164,9 @@ class Batcher:
         self._lanes.forget(self)
         for image in self._queue.clear():  # nobody waits for these any more
             image.ticket.count_cancelled()
+        # This and its places refer to each other: the model's memory would wait for the garbage collector, which a
+        # server that only answers calls hardly ever needs.
+        self._run = _closed
 
     def abort(self) -> None:
         """Ends at once: what waits is refused with ShuttingDown, and what runs is not answered."""
@@ -207,7 +187,7 @@ class Batcher:
         alone = arrangement.shared is None or (offer.whole and self.image_count == 1)
         size = self._limits.max_batch
         if not alone:
-            size = min(arrangement.loaded.image_count, math.ceil(len(self._queue) / offer.free))
+            size = min(self.pace.loaded_count(), math.ceil(len(self._queue) / offer.free))
         images = self._queue.take(size)
         if len(self._queue) and self._limits.max_delay_seconds:
             self._fill()
@@ -215,14 +195,13 @@ class Batcher:
             return None
         for image in images:
             image.ticket.start()
-        began = time.monotonic()
         # Alone it uses every processor; a device that runs one batch at a time has a lane for the next.
         count = offer.free if alone and not self._lanes.one_device else 1
-        ready = began + self._lanes.rest_seconds()
+        ready = time.monotonic() + self._lanes.rest_seconds()
         taken = Taken(count=count, until=ready + self.pace.batch_seconds(len(images), alone=alone))
-        batch = _Batch(images=images, alone=alone, taken=taken, began=began)
+        batch = Batch(images=images, alone=alone, taken=taken)
         self._batches.add(batch)
-        self._lanes.run(self._run_batch, self._ended, batch)
+        self._lanes.run(self._running, self._ended, batch)
         return taken
 
     def _fill(self) -> None:
@@ -233,51 +212,60 @@ class Batcher:
         self._filling = None
         self._lanes.want(self)
 
-    def _run_batch(self, batch: _Batch) -> _Outcome:
-        """What comes of the batch; on a lane's thread."""
-        try:
-            pixels = np.stack([image.pixels for image in batch.images])
-            began = time.perf_counter()
-            scores = self._run(pixels, alone=batch.alone)
-            seconds = time.perf_counter() - began
-            if scores.shape != (len(batch.images), self._label_count):
-                raise self._output_invalid(f"scores of shape {list(scores.shape)}")
-            finite: NDArray[np.bool_] = np.asarray(np.isfinite(scores).all(axis=1))
-            return scores, finite, seconds
-        except Exception as error:  # noqa: BLE001  # whatever the runtime raises fails this batch and no other
-            return error
+    def _running(self, batch: Batch) -> Outcome:
+        return outcome_of(batch, self._run, label_count=self._label_count, model_id=self._model_id)
 
-    def _ended(self, outcome: _Outcome, batch: _Batch) -> None:
+    def _ended(self, outcome: Outcome, batch: Batch) -> None:
         self._batches.remove(batch)
-        if isinstance(outcome, Exception):
-            self._note_failure(failed=not isinstance(outcome, Refusal))
-            refusal = as_refusal(outcome)
+        if self._decoding is None:
             for image in batch.images:
+                self._note_decoded(image)
+        for image in set(batch.images).difference(outcome.images):
+            if image.problem is None:
+                is_wanted(image)  # counts it, and tells who was late
+            elif image.future.done():
+                image.ticket.count_cancelled()
+            else:
+                image.future.set_exception(image.problem)
+        if outcome.error is not None:
+            self._note_failure(failed=not isinstance(outcome.error, Refusal))
+            refusal = as_refusal(outcome.error)
+            for image in outcome.images:
                 image.fail(refusal)
-        else:
-            scores, finite, seconds = outcome
+        elif outcome.scores is not None:
             self._note_failure(failed=False)
-            self.pace.observe_batch(len(batch.images), seconds, alone=batch.alone)
-            self._counts.inference_seconds.observe(seconds)
-            self._counts.batch_images.observe(len(batch.images))
-            for image, row, is_finite in zip(batch.images, scores, finite.tolist(), strict=True):
+            self.pace.observe_batch(len(outcome.images), outcome.seconds, alone=batch.alone)
+            self._counts.inference_seconds.observe(outcome.seconds)
+            self._counts.batch_images.observe(len(outcome.images))
+            for image, row, is_finite in zip(outcome.images, outcome.scores, outcome.finite, strict=True):
                 if is_finite:
-                    self._hand_back(image, row, batch, seconds)
+                    self._hand_back(image, row, outcome)
                 else:
-                    image.fail(self._output_invalid("scores that are not finite"))
+                    image.fail(output_invalid(self._model_id, "scores that are not finite"))
         self._lanes.give_back(batch.taken)
         self._released()
 
-    def _hand_back(self, image: _Decoded, row: NDArray[np.float32], batch: _Batch, seconds: float) -> None:
-        queued = max(0.0, batch.began - image.ticket.admitted_at - image.preprocess_seconds)
+    def _note_decoded(self, image: Encoded) -> None:
+        if image.pixels is not None:
+            self.pace.observe_decode(image.seconds)
+            self._counts.preprocess_seconds.observe(image.seconds)
+
+    def _hand_back(self, image: Encoded, row: NDArray[np.float32], outcome: Outcome) -> None:
+        queued = max(0.0, outcome.began - image.ticket.admitted_at - image.seconds)
         self._counts.queue_seconds.observe(queued)
-        idle = image.preprocess_seconds + self.pace.arrangement.alone.one_seconds
+        idle = image.seconds + self.pace.arrangement.alone.one_seconds
         waited = time.monotonic() - image.ticket.admitted_at - idle
         self.pace.observe_wait(waited, expected=image.ticket.wait_seconds)
         image.ticket.count_run(wanted=not image.future.done())
         if not image.future.done():
             image.future.set_result(
-                Answer(scores=row, queue_seconds=queued, inference_seconds=seconds, batch_image_count=len(batch.images))
+                Answer(
+                    scores=row,
+                    preprocess_seconds=image.seconds,
+                    queue_seconds=queued,
+                    inference_seconds=outcome.seconds,
+                    batch_image_count=len(outcome.images),
+                )
             )
 
     def _released(self) -> None:
@@ -292,8 +280,6 @@ class Batcher:
         if self.broken != was_broken:
             self._on_broken()
 
-    def _output_invalid(self, what: str) -> ModelOutputInvalid:
-        return ModelOutputInvalid(
-            f"models/{self._model_id} gave {what} for this image; export the model again",
-            model=f"models/{self._model_id}",
-        )
+
+def _closed(pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:  # noqa: ARG001  # as `Run` has it
+    raise AssertionError("a closed queue runs nothing")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trapline.errors import Refusal
 from trapline.request_id import REQUEST_ID_KEY, is_request_id, new_request_id
 
-from .batcher import Answer
+from .batch import Answer
 
 if TYPE_CHECKING:
     from .tracing import CallTrace
@@ -58,15 +58,15 @@ class Call:
         self.image_count += 1
         self.byte_count += byte_count
 
-    def note_answer(self, answer: Answer, *, preprocess_seconds: float) -> None:
+    def note_answer(self, answer: Answer) -> None:
         """Takes note of an image's answer, when it is there."""
         self.answered_count += 1
-        self.preprocess_seconds += preprocess_seconds
+        self.preprocess_seconds += answer.preprocess_seconds
         self.queue_seconds += answer.queue_seconds
         self.inference_seconds += answer.inference_seconds
         self.batch_image_count += answer.batch_image_count
         if self.trace is not None:
-            self.trace.image(answer, preprocess_seconds=preprocess_seconds)
+            self.trace.image(answer)
 
     def note_refusal(self, refusal: Refusal) -> None:
         """Takes note of an image's error."""

@@ -1,27 +1,58 @@
-"""The threads that decode: calls before streams, callers in turn, and nothing for a caller that has left."""
+"""Decoding: an image that is still a file, and the threads that decode where the lanes do not do it themselves."""
 
-import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .fair_queue import FairQueue, Waiting, is_wanted
-from .places import Ticket
 from .workers import Workers
+
+#: Gives an image's pixels, uint8 [height_px, width_px, 3].
+Decode: TypeAlias = Callable[[], NDArray[np.uint8]]
+# Images handed to each thread, that which it decodes among them: with the next one at hand it need not be woken.
+_AT_HAND = 2
 
 
 @dataclass(kw_only=True, eq=False)
-class _Encoded(Waiting):
-    decode: Callable[[], Any]
+class Encoded(Waiting):
+    """An image that waits, decoded or not.
 
+    Attributes:
+        decode: Gives the pixels.
+        pixels: They, once there are any.
+        seconds: How long decoding took.
+        problem: Why there will be none.
+    """
 
-# Images handed to each thread, that which it decodes among them: with the next one at hand it need not be woken.
-_AT_HAND = 2
-_SKIPPED = object()
+    decode: Decode
+    pixels: NDArray[np.uint8] | None = None
+    seconds: float = 0.0
+    problem: BaseException | None = None
+
+    def is_awaited(self) -> bool:
+        """Whether its caller still waits; on any thread, and nothing is counted."""
+        return not self.future.done() and not self.ticket.is_late()
+
+    def make_ready(self) -> bool:
+        """Decodes it where somebody still waits and it is not yet; gives whether there are pixels. On a thread."""
+        if self.pixels is None and self.is_awaited():
+            began = time.perf_counter()
+            try:
+                self.pixels = self.decode()
+            except BaseException as error:  # noqa: BLE001  # the caller's to judge
+                self.problem = error
+            self.seconds = time.perf_counter() - began
+        return self.pixels is not None
 
 
 class Decoding:
-    """Decodes for all models; Pillow lets go of the interpreter lock meanwhile.
+    """Decodes for several models; Pillow lets go of the interpreter lock meanwhile.
+
+    Calls go before streams, callers take turns, and nothing is decoded for a caller that has left.
 
     Args:
         threads: Images decoded at a time.
@@ -29,19 +60,19 @@ class Decoding:
 
     def __init__(self, threads: int) -> None:
         self._free = threads * _AT_HAND
-        self._queue = FairQueue[_Encoded]()
+        self._queue = FairQueue[Encoded]()
         self._threads = Workers(threads, name="decode")
 
-    async def decoded(self, ticket: Ticket, decode: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever `decode` gives
-        """What `decode` gives, called on a thread when the turn of the ticket's caller comes.
+    async def decoded(self, image: Encoded) -> None:
+        """Has `image` decoded on a thread, when the turn of its caller comes, and sets its future.
 
         Raises:
             DeadlineExceeded: The caller's deadline passed first; nothing was decoded.
+            Exception: Whatever decoding raises.
         """
-        image = _Encoded(ticket=ticket, future=asyncio.get_running_loop().create_future(), decode=decode)
         self._queue.put(image)
         self._start()
-        return await image.future
+        await image.future
 
     def close(self) -> None:
         """Ends the threads; nothing may be asked any more."""
@@ -52,26 +83,16 @@ class Decoding:
         while self._free and len(self._queue):
             for image in self._queue.take(1):
                 self._free -= 1
-                self._threads.do(_decoded, self._ended, image)
+                self._threads.do(Encoded.make_ready, self._ended, image)
 
-    def _ended(self, outcome: Any, image: _Encoded) -> None:  # noqa: ANN401  # whatever `decode` gives
+    def _ended(self, _is_ready: bool, image: Encoded) -> None:  # as `Workers` gives it
         self._free += 1
-        if outcome is _SKIPPED:
-            is_wanted(image)  # counts it
+        if image.problem is None and image.pixels is None:
+            is_wanted(image)  # counts it, and tells who was late
         elif image.future.done():
             image.ticket.count_cancelled()
-        elif isinstance(outcome, BaseException):
-            image.future.set_exception(outcome)
+        elif image.problem is not None:
+            image.future.set_exception(image.problem)
         else:
-            image.future.set_result(outcome)
+            image.future.set_result(None)
         self._start()
-
-
-def _decoded(image: _Encoded) -> Any:  # noqa: ANN401  # as above
-    """What its `decode` gives, or raises; on a thread. Nothing is decoded for who left since it was handed over."""
-    if image.future.done() or image.ticket.is_late():
-        return _SKIPPED
-    try:
-        return image.decode()
-    except BaseException as error:  # noqa: BLE001  # the caller's to judge
-        return error

@@ -2,10 +2,10 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from trapline.model_file import MODEL_ID_PATTERN
 from trapline.preprocessing import load_image
 from trapline.v1 import classify_pb2
 
-from .batcher import Answer, Batcher
+from .batch import Answer
+from .batcher import Batcher
 from .calls import current
-from .decoding import Decoding
 from .errors import as_refusal, shown
 from .metrics import UNKNOWN_MODEL, Metrics
 from .models import Models
@@ -56,19 +56,15 @@ class Images:
 
     Args:
         models: Whom to ask.
-        decode_threads: Threads that decode.
         max_image_bytes: Larger files are refused.
         max_image_pixels: Images with more are refused before they are decoded.
         metrics: Where to count.
     """
 
-    def __init__(
-        self, models: Models, *, decode_threads: int, max_image_bytes: int, max_image_pixels: int, metrics: Metrics
-    ) -> None:
+    def __init__(self, models: Models, *, max_image_bytes: int, max_image_pixels: int, metrics: Metrics) -> None:
         self._models, self._metrics = models, metrics
         self._max_image_bytes, self._max_image_pixels = max_image_bytes, max_image_pixels
         Image.init()  # its plugins load at the first unknown file otherwise, 0.2 s while a caller waits
-        self._decoding = Decoding(decode_threads)
 
     def admit(
         self,
@@ -117,14 +113,13 @@ class Images:
             Refusal: There is none, and why.
         """
         with admitted.ticket, self._failures_counted(admitted.request.model):
-            pixels, seconds = await self._decoded(admitted)
-            answer = await admitted.serving.batcher.classify(admitted.ticket, pixels, preprocess_seconds=seconds)
+            answer = await admitted.serving.batcher.classify(admitted.ticket, partial(self._decode, admitted))
             order = np.argsort(-answer.scores, kind="stable")[: admitted.request.top_k or _DEFAULT_TOP_K].tolist()
-            response = _response(admitted, answer, order, seconds)
+            response = _response(admitted, answer, order)
             # Before the place is given back: a replaced version drops its series once all its places are.
             admitted.serving.drift.observe(order[0], float(answer.scores[order[0]]))
         self._metrics.of(admitted.serving.model_id).answered.inc()
-        current().note_answer(answer, preprocess_seconds=seconds)
+        current().note_answer(answer)
         return response
 
     def answering(self, admitted: Admitted) -> "asyncio.Task[classify_pb2.ClassifyResult]":
@@ -138,10 +133,6 @@ class Images:
             return classify_pb2.ClassifyResult(response=await self.answer(admitted))
         except Exception as error:  # noqa: BLE001  # becomes this image's result
             return error_result(error)
-
-    def close(self) -> None:
-        """Ends the decoding threads; nothing may be asked any more."""
-        self._decoding.close()
 
     def _admit(
         self,
@@ -180,18 +171,9 @@ class Images:
                 limitBytes=self._max_image_bytes,
             )
 
-    async def _decoded(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
-        pixels, seconds = await self._decoding.decoded(admitted.ticket, lambda: self._decode(admitted))
-        admitted.serving.batcher.pace.observe_decode(seconds)
-        self._metrics.of(admitted.serving.model_id).preprocess_seconds.observe(seconds)
-        return pixels, seconds
-
-    def _decode(self, admitted: Admitted) -> tuple[NDArray[np.uint8], float]:
-        """On a thread: uint8 [height_px, width_px, 3] and the seconds that it took."""
-        began = time.perf_counter()
+    def _decode(self, admitted: Admitted) -> NDArray[np.uint8]:
         rules = admitted.serving.session.metadata.preprocessing
-        pixels = load_image(admitted.request.image, rules, max_pixels=self._max_image_pixels)
-        return pixels, time.perf_counter() - began
+        return load_image(admitted.request.image, rules, max_pixels=self._max_image_pixels)
 
     @contextmanager
     def _failures_counted(self, name: str) -> Iterator[None]:
@@ -220,9 +202,7 @@ def error_result(error: Exception) -> classify_pb2.ClassifyResult:
     return classify_pb2.ClassifyResult(error=to_status(as_refusal(error)))
 
 
-def _response(
-    admitted: Admitted, answer: Answer, order: list[int], preprocess_seconds: float
-) -> classify_pb2.ClassifyResponse:
+def _response(admitted: Admitted, answer: Answer, order: list[int]) -> classify_pb2.ClassifyResponse:
     request, labels = admitted.request, admitted.serving.session.metadata.labels
     least = request.min_score if request.HasField("min_score") else 0.0
     scored = [(index, min(1.0, max(0.0, float(answer.scores[index])))) for index in order]
@@ -235,7 +215,7 @@ def _response(
         model=f"{_PREFIX}{admitted.serving.model_id}",
         model_version=str(admitted.serving.version),
         timing=classify_pb2.Timing(
-            preprocess_micros=_micros(preprocess_seconds),
+            preprocess_micros=_micros(answer.preprocess_seconds),
             queue_micros=_micros(answer.queue_seconds),
             inference_micros=_micros(answer.inference_seconds),
             batch_image_count=answer.batch_image_count,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 _WEIGHT = 0.2  # of the newest observation in a moving average
 # One stalled batch (a page-in, a reload's warm-up beside it) or one giant photo must not close the queue for long.
 _LARGEST_RATIO = 20.0
+# A lane that decodes takes no more images at once than this allows: all wait for the last one of their batch.
+_LONGEST_DECODE_SECONDS = 0.25
 _MARGIN_QUANTILE, _MARGIN_STEP_SECONDS = 0.98, 0.01
 
 
@@ -54,14 +56,18 @@ class Pace:
     """Expects how long images will wait for the device.
 
     Warm-up measures how long batches take; each batch that is served then says how much slower or faster the machine is
-    now. Where decoding is slower than the model (large photos, a GPU), decoding sets the pace.
+    now. Where decoding beside the lanes is slower than the model (a GPU), decoding sets the pace.
+
+    Args:
+        arrangement: How batches run.
+        decode_threads: Threads that decode beside the lanes; 0 where a lane decodes what it runs.
 
     Attributes:
         margin_seconds: What is to be added to an expected wait so that few waits are longer: the 0.98 quantile of
             actual less expected waits, followed by stochastic approximation (Robbins and Monro 1951).
     """
 
-    def __init__(self, arrangement: Arrangement, *, decode_threads: int = 1) -> None:
+    def __init__(self, arrangement: Arrangement, *, decode_threads: int = 0) -> None:
         self.arrangement = arrangement
         self._decode_threads = decode_threads
         self._slowdown = 1.0
@@ -86,8 +92,16 @@ class Pace:
         self._decode += _WEIGHT * (min(seconds, _LARGEST_RATIO * self._decode) - self._decode)
 
     def batch_seconds(self, image_count: int, *, alone: bool) -> float:
-        """How long a batch of `image_count` images is expected to run, in seconds."""
-        return self._line(alone=alone).seconds(image_count) * self._slowdown
+        """How long a batch of `image_count` images is expected to keep its lane, in seconds."""
+        decode = 0.0 if self._decode_threads else image_count * self._decode
+        return decode + self._line(alone=alone).seconds(image_count) * self._slowdown
+
+    def loaded_count(self) -> int:
+        """Most images in a batch while many wait."""
+        count = self.arrangement.loaded.image_count
+        if self._decode_threads or not self._decode:
+            return count
+        return min(count, max(1, int(_LONGEST_DECODE_SECONDS / self._decode)))
 
     def wait_seconds(self, *, ahead: float, rests: Sequence[float], model_count: int = 1) -> float:
         """How much later than from an idle server one more image's answer is expected.
@@ -99,16 +113,17 @@ class Pace:
             rests: For each lane, how long it takes until it is free.
             model_count: Models that take turns on the device.
         """
-        loaded, lane_count = self.arrangement.loaded, self.arrangement.lane_count
+        size, lane_count = self.loaded_count(), self.arrangement.lane_count
         free = [max(rests)] if lane_count == 1 else sorted(rests)[:lane_count]
-        batches = int(ahead // loaded.image_count)
+        batches = int(ahead // size)
         rounds, lane = divmod(batches, len(free))
-        start = free[lane] + rounds * model_count * loaded.seconds(loaded.image_count) * self._slowdown
-        wait = max(start, ahead * self._decode / self._decode_threads)
+        wait = free[lane] + rounds * model_count * self.batch_seconds(size, alone=False)
+        if self._decode_threads:
+            wait = max(wait, ahead * self._decode / self._decode_threads)
         # With a whole batch ahead others will come as well, and fill its own.
-        own = loaded.image_count if batches else int(ahead) + 1
-        longer = loaded.seconds(own) - self.arrangement.alone.one_seconds
-        return wait + max(0.0, longer) * self._slowdown if wait else 0.0
+        own = size if batches else int(ahead) + 1
+        longer = self.batch_seconds(own, alone=False) - self.batch_seconds(1, alone=True)
+        return wait + max(0.0, longer) if wait else 0.0
 
     def _line(self, *, alone: bool) -> Line:
         return self.arrangement.alone if alone else self.arrangement.loaded

@@ -13,7 +13,7 @@ import grpc
 
 from trapline.errors import UsageError
 
-from .batcher import Answer
+from .batch import Answer
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -27,7 +27,7 @@ _SECOND = 1_000_000_000  # in nanoseconds
 _EXPORT_SECONDS = 2
 _NO_EXTRA = "--trace-endpoint needs OpenTelemetry: install 'trapline[tracing]', or leave the option out"
 # Of one image, in turn.
-_PARTS = ("decode", "queue", "run")
+_PARTS = ("queue", "decode", "run")
 
 
 def exporter_to(endpoint: str) -> "SpanExporter":
@@ -90,12 +90,12 @@ class CallTrace:
         self._tracer, self._span, self._image_count = tracer, span, 0
         self._below = set_span_in_context(span)
 
-    def image(self, answer: Answer, *, preprocess_seconds: float) -> None:
-        """The spans of an image that was answered just now: decode, queue, run, one after another."""
+    def image(self, answer: Answer) -> None:
+        """The spans of an image that was answered just now: queue, decode, run, one after another."""
         self._image_count += 1
         if self._image_count > TRACED_IMAGES:
             return
-        durations = (preprocess_seconds, answer.queue_seconds, answer.inference_seconds)
+        durations = (answer.queue_seconds, answer.preprocess_seconds, answer.inference_seconds)
         start = time.time_ns() - int(sum(durations) * _SECOND)
         for name, seconds in zip(_PARTS, durations, strict=True):
             end = start + int(seconds * _SECOND)

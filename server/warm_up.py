@@ -25,7 +25,7 @@ _ROUNDS, _MORE_ROUNDS = 2, 3
 # The smallest batch is taken that comes this near to the best rate: everybody's answer waits for the batch's end. But
 # handing a batch over, not measured here, costs about a millisecond in all: it should take this long for that.
 _NEAR_BEST = 0.97
-_WORTH_SECONDS = 0.1
+_WORTH_SECONDS = 0.125
 # Lanes are taken from this share of the other rate on: decoding and gRPC beside them, not measured here, disturb less.
 _LANES_FROM = 0.95
 

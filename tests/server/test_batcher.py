@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -10,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.batcher import Batcher
+from server.decoding import Decoding
 from server.lanes import Lanes
 from server.metrics import Metrics
 from server.pace import Arrangement, Line, Pace
 from server.places import Lane, QueueLimits
-from trapline.errors import DeadlineExceeded, InternalError, ModelOutputInvalid, QueueFull
+from trapline.errors import DeadlineExceeded, ImageUnreadable, InternalError, ModelOutputInvalid, QueueFull
 
 LIMITS = {
     "max_batch": 4,
@@ -62,6 +64,7 @@ def batcher(
     *,
     metrics: Metrics | None = None,
     lanes: Lanes | None = None,
+    decoding: Decoding | None = None,
     arranged: Arrangement | None = None,
     seconds: float = 0.001,
     model_id: str = "m",
@@ -73,16 +76,23 @@ def batcher(
         limits=QueueLimits(**{**LIMITS, **limits}),
         pace=Pace(arranged or arrangement(seconds=seconds)),
         lanes=lanes or lanes_of(),
+        decoding=decoding,
         model_id=model_id,
         metrics=metrics or Metrics(),
     )
 
 
 async def classify(
-    queue: Batcher, number: int, *, lane: Lane = Lane.CALL, caller: str = "", deadline: float | None = None
+    queue: Batcher,
+    number: int,
+    *,
+    lane: Lane = Lane.CALL,
+    caller: str = "",
+    deadline: float | None = None,
+    decode: Callable[[int], np.ndarray] = image,
 ):
     with queue.admit(1, lane=lane, caller=caller, deadline=deadline) as ticket:
-        return await queue.classify(ticket, image(number))
+        return await queue.classify(ticket, lambda: decode(number))
 
 
 class Held:
@@ -114,15 +124,26 @@ step = st.tuples(
 )
 
 
+def readable(number: int) -> np.ndarray:
+    """The image, unless its number says that it is broken."""
+    if number % 11 == 0:
+        raise ImageUnreadable("it is broken")
+    return image(number)
+
+
 def is_right(number, fate, model, result, *, breaks) -> bool:
     """Whether an image was answered; fails where what it got cannot be."""
-    if fate == "late":
+    if isinstance(result, ImageUnreadable):
+        assert number % 11 == 0
+        assert fate != "late"
+    elif fate == "late":
         assert isinstance(result, DeadlineExceeded)
     elif isinstance(result, asyncio.CancelledError):
         assert fate.startswith("cancel")
     elif isinstance(result, InternalError):
         assert breaks
     else:
+        assert number % 11
         assert result.scores.tolist() == [number + model, number + model]
         return True
     return False
@@ -134,11 +155,12 @@ def is_right(number, fate, model, result, *, breaks) -> bool:
     st.integers(1, 8),
     st.sampled_from([0.0, 0.0, 0.001]),
     st.booleans(),
-    st.sampled_from(["one lane", "three lanes", "one device"]),
+    st.sampled_from(list(itertools.product(["one lane", "three lanes", "one device"], [0, 2]))),
 )
-def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, breaks, where):
+def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, breaks, kind):
     """Whatever comes, leaves, is late or fails: every caller that stays gets its own image's answer or an error."""
     run_images = [0, 0]
+    where, decode_threads = kind
 
     def runs(model: int) -> Callable:
         def run(pixels: np.ndarray, **_: bool) -> np.ndarray:
@@ -156,15 +178,23 @@ def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, brea
             "three lanes": lambda: lanes_of(3),
             "one device": lambda: lanes_of(2, one_device=True),
         }[where]()
+        decoding = Decoding(decode_threads) if decode_threads else None
         arranged = arrangement(3, batch=min(2, max_batch)) if where == "three lanes" else arrangement()
         queues = [
-            batcher(runs(model), lanes=lanes, arranged=arranged, max_batch=max_batch, max_delay_seconds=delay)
+            batcher(
+                runs(model),
+                lanes=lanes,
+                decoding=decoding,
+                arranged=arranged,
+                max_batch=max_batch,
+                max_delay_seconds=delay,
+            )
             for model in range(2)
         ]
         tasks = []
         for number, lane, fate, pause, caller, model in steps:
             deadline = time.monotonic() - 1 if fate == "late" else None
-            work = classify(queues[model], number, lane=lane, caller=caller, deadline=deadline)
+            work = classify(queues[model], number, lane=lane, caller=caller, deadline=deadline, decode=readable)
             task = asyncio.create_task(work)
             tasks.append((number, fate, model, task))
             if fate == "cancel now":
@@ -187,8 +217,55 @@ def test_answers_are_never_crossed_lost_or_doubled(steps, max_batch, delay, brea
             assert sum(own) <= run_images[model] <= len(own)
         assert set(lanes.rests()) == {0}
         lanes.close()
+        if decoding is not None:
+            decoding.close()
 
     asyncio.run(story())
+
+
+async def test_a_lane_decodes_what_it_runs():
+    """One image that cannot be decoded, and one whose caller leaves while its batch is decoded, hurt no other."""
+    held, decoding, left, metrics = Held(), threading.Event(), threading.Event(), Metrics()
+    queue = batcher(held, metrics=metrics)
+
+    def decode(number: int) -> np.ndarray:
+        if number == 2:
+            decoding.set()
+            left.wait()
+        return readable(number)
+
+    first = asyncio.create_task(classify(queue, 1))
+    await held.running()
+    tasks = [asyncio.create_task(classify(queue, number, decode=decode)) for number in (3, 11, 2, 5)]
+    await asyncio.sleep(0)
+    held.go.set()
+    await asyncio.to_thread(decoding.wait)
+    tasks[0].cancel()  # its pixels are there, and its batch not begun
+    tasks[3].cancel()  # not decoded yet
+    await asyncio.sleep(0)
+    left.set()
+    ended = await asyncio.gather(first, *tasks, return_exceptions=True)
+    assert held.batches == [[1], [2]]
+    assert [type(each) for each in ended[1:3]] == [asyncio.CancelledError, ImageUnreadable]
+    answer = ended[3]
+    assert (answer.scores.tolist(), answer.batch_image_count) == ([2, 2], 1)
+    assert answer.preprocess_seconds > 0
+    assert metrics.dropped.labels("m", "cancelled")._value.get() == 2
+    await queue.close()
+
+
+async def test_a_batch_of_which_nothing_is_left_gives_its_lane_back():
+    """All of a batch's images may turn out to be broken; the next one runs."""
+    held = Held()
+    held.go.set()
+    queue = batcher(held)
+    ended = await asyncio.gather(
+        *[classify(queue, number, decode=readable) for number in (11, 22, 33)], return_exceptions=True
+    )
+    assert {type(each) for each in ended} == {ImageUnreadable}
+    assert held.batches == []
+    assert (await classify(queue, 7)).scores.tolist() == [7, 7]
+    await queue.close()
 
 
 async def test_takes_what_waits_when_the_device_is_free():
@@ -389,7 +466,7 @@ async def test_a_closing_queue_answers_what_it_accepted():
     await running
     assert not closing.done()
     with ticket:
-        assert (await queue.classify(ticket, image(5))).scores.tolist() == [5, 5]
+        assert (await queue.classify(ticket, lambda: image(5))).scores.tolist() == [5, 5]
     await closing
 
 
@@ -414,7 +491,7 @@ async def test_few_images_use_all_lanes():
     held = Held()
     queue = batcher(held, lanes=lanes_of(2), arranged=arrangement(2))
     tickets = [queue.admit(1, lane=Lane.CALL) for _ in range(2)]
-    tasks = [asyncio.create_task(queue.classify(ticket, image(5))) for ticket in tickets]
+    tasks = [asyncio.create_task(queue.classify(ticket, lambda: image(5))) for ticket in tickets]
     await held.running(2)
     assert held.batches == [[5], [5]]
     assert held.alone == [False, False]
@@ -504,6 +581,24 @@ def test_the_pace_follows_the_machine():
     assert pace.wait_seconds(ahead=4, rests=[0]) == pytest.approx(1.0 + 0.06, rel=0.01)
 
 
+def test_a_lane_that_decodes_takes_longer_and_fewer():
+    """Decoding is part of a batch's time; where photos are giants the last of a batch must not hold up the others."""
+    pace = Pace(arrangement(2, seconds=0.01))
+    pace.observe_decode(0.05)
+    assert pace.loaded_count() == 4
+    assert pace.batch_seconds(4, alone=False) == pytest.approx(0.08 + 0.2)
+    assert pace.wait_seconds(ahead=4, rests=[0.03, 0.01]) == pytest.approx(0.03 + 0.28 - 0.06)
+    for _ in range(50):
+        pace.observe_decode(0.1)
+    assert pace.loaded_count() == 2
+    for _ in range(50):
+        pace.observe_decode(1.0)
+    assert pace.loaded_count() == 1
+    beside = Pace(arrangement(2, seconds=0.01), decode_threads=2)
+    beside.observe_decode(1.0)
+    assert beside.loaded_count() == 4
+
+
 def test_the_wait_is_that_for_the_lane_that_comes_next():
     """Batches go to the lanes in the order in which these become free."""
     lanes = Pace(arrangement(2, seconds=0.01))
@@ -538,7 +633,7 @@ async def test_the_length_of_a_call_is_no_missed_expectation():
     tickets = [queue.admit(1, lane=Lane.CALL, wait_seconds=0.001) for _ in range(20)]
     own = queue.admit(1, lane=Lane.CALL)
     pixels = np.zeros((1, 1, 3), np.uint8)
-    tasks = [asyncio.create_task(queue.classify(ticket, pixels)) for ticket in (*tickets, own)]
+    tasks = [asyncio.create_task(queue.classify(ticket, lambda: pixels)) for ticket in (*tickets, own)]
     for ticket in (*tickets, own):
         ticket.admitted_at -= 1.0
     held.go.set()

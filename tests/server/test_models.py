@@ -285,6 +285,24 @@ async def test_a_reload_under_load_fails_no_call(kit, models):
         await kit.until(lambda: gc.collect() >= 0 and old() is None)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_a_replaced_version_is_let_go_at_once(kit, models, threads):
+    """Not when garbage is collected, which a server that only answers hardly needs: sessions would pile up."""
+    async with kit.running(models, threads=threads, max_delay_ms=1.0) as (server, stubs):
+        await asyncio.gather(*[version(kit, stubs) for _ in range(20)])
+        gc.collect()
+        gc.disable()
+        try:
+            for number in (2, 3, 4):
+                old = weakref.ref(server.models.slot("colours").serving.session)
+                kit.publish(models, "colours", number, kit.model_bytes(scale=0.01 * number))
+                await reload(stubs)
+                assert await version(kit, stubs) == str(number)
+                await kit.until(lambda gone=old: gone() is None)
+        finally:
+            gc.enable()
+
+
 async def test_calls_finish_on_the_version_that_they_began_with(kit, models):
     """A call in flight across a swap is answered by the old version; the next one by the new."""
     async with kit.running(models, holds=True) as (server, stubs):

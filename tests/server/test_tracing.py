@@ -29,7 +29,7 @@ def below(spans, parent) -> list:
 
 
 async def test_a_call_is_a_span_with_its_images_parts_below(kit, models, exporter):
-    """Call, decode, queue, run, one after another; below the caller's own span where it names one."""
+    """Call, queue, decode, run, one after another; below the caller's own span where it names one."""
     async with kit.running(models, trace_endpoint="http://127.0.0.1:4317") as (_, stubs):
         metadata = (("traceparent", CALLER), ("x-request-id", "mine"))
         await stubs.classify.Classify(kit.request(kit.picture()), metadata=metadata)
@@ -47,7 +47,7 @@ async def test_a_call_is_a_span_with_its_images_parts_below(kit, models, exporte
         "trapline.images": 1,
     }
     parts = below(spans, call)
-    assert [span.name for span in parts] == ["decode", "queue", "run"]
+    assert [span.name for span in parts] == ["queue", "decode", "run"]
     assert {span.context.trace_id for span in parts} == {call.context.trace_id}
     assert all(one.end_time == next_one.start_time for one, next_one in itertools.pairwise(parts))
     assert all(span.end_time >= span.start_time for span in spans)
