@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from server.app import build, loader
 from server.config import ServerConfig
+from server.memory import give_back_freed_memory
 from server.repository import Repository
 from server.session import Session
 from trapline.errors import ModelInvalid, from_rpc_error, from_status, reason_name
@@ -286,21 +287,42 @@ async def test_a_reload_under_load_fails_no_call(kit, models):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-async def test_a_replaced_version_is_let_go_at_once(kit, models, threads):
-    """Not when garbage is collected, which a server that only answers hardly needs: sessions would pile up."""
+async def test_a_replaced_version_is_let_go_at_once(kit, models, threads, monkeypatch):
+    """Not when garbage is collected, which a server that only answers hardly needs: sessions would pile up.
+
+    When it is gone, what it had used is given back to the system.
+    """
+    old, gone = [], []
+    monkeypatch.setattr("server.models.give_back_freed_memory", lambda: gone.append([each() for each in old]))
     async with kit.running(models, threads=threads, max_delay_ms=1.0) as (server, stubs):
         await asyncio.gather(*[version(kit, stubs) for _ in range(20)])
         gc.collect()
         gc.disable()
         try:
             for number in (2, 3, 4):
-                old = weakref.ref(server.models.slot("colours").serving.session)
+                old.append(weakref.ref(server.models.slot("colours").serving.session))
                 kit.publish(models, "colours", number, kit.model_bytes(scale=0.01 * number))
                 await reload(stubs)
                 assert await version(kit, stubs) == str(number)
-                await kit.until(lambda gone=old: gone() is None)
+                await kit.until(lambda: len(gone) == len(old))
+            assert gone == [[None], [None] * 2, [None] * 3]
         finally:
             gc.enable()
+
+
+def test_freed_memory_is_given_back():
+    """Forty MB of small pieces, freed below one that is kept, leave the process."""
+    pieces = [bytearray(20_000) for _ in range(2000)]
+    kept = bytearray(20_000)
+    del pieces[:]
+    before = _resident_mib()
+    give_back_freed_memory()
+    assert _resident_mib() < before - 30
+    assert len(kept) == 20_000
+
+
+def _resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def test_calls_finish_on_the_version_that_they_began_with(kit, models):

@@ -1,0 +1,23 @@
+"""The process's memory, as glibc keeps it."""
+
+import ctypes
+from functools import cache
+
+
+def give_back_freed_memory() -> None:
+    """Gives what was freed back to the system, on a thread; where the C library has no `malloc_trim`, does nothing.
+
+    glibc keeps what each thread freed for itself. After a session that is mostly where its next one does not look:
+    sixty swaps of resnet18 under load had grown the process from 0.6 to 4 GB.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> "ctypes._NamedFuncPointer | None":
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # not Linux, or musl
+        return None
