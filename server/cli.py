@@ -11,6 +11,7 @@ from trapline.command_line import main as run_program
 
 from .config import CheckConfig, ServerConfig
 from .logs import log_to_stderr
+from .memory import keep_for_good
 
 if TYPE_CHECKING:
     from .app import Server
@@ -78,6 +79,7 @@ async def _start(server: "Server") -> None:
     await server.start()
     _announce(f"server listening listen={server.listen}")
     await server.load()
+    keep_for_good()
     served = [slot.serving for slot in server.models.slots() if slot.serving is not None]
     models = ",".join(f"{serving.model_id}:{serving.version}" for serving in served) or "none"
     # Only --allow-empty comes here without a model that serves; health then says NOT_SERVING.

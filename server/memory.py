@@ -1,7 +1,18 @@
-"""The process's memory, as glibc keeps it."""
+"""The process's memory: what Python's collector looks at, and what glibc keeps."""
 
 import ctypes
+import gc
 from functools import cache
+
+
+def keep_for_good() -> None:
+    """Has the garbage collector never look again at what there is now: modules, models, the server's own parts.
+
+    Under load it goes through everything every few seconds, and nobody is answered meanwhile: 50 to 75 ms for the
+    60,000 objects of a server that has started.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def give_back_freed_memory() -> None:

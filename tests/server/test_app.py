@@ -42,6 +42,14 @@ app.build = partial(app.build, works=lambda: False)
 sys.exit(cli.main())
 """
 
+TELLS_WHAT_IS_FROZEN = """
+import gc, sys
+from server import cli
+code = cli.main()
+print(gc.get_freeze_count(), file=sys.stderr)
+sys.exit(code)
+"""
+
 
 async def health(stubs, service: str = "") -> int:
     check = health_pb2_grpc.HealthStub(stubs.channel).Check
@@ -186,6 +194,20 @@ async def test_a_lost_device_ends_the_process(kit, models):
         "the GPU answers no more and only a new process can use it again: start the server anew"
     )
     assert "Traceback" not in said.partition("event=device_lost")[2]
+
+
+async def test_what_there_is_at_the_start_is_no_garbage(models):
+    """The collector leaves it alone while the server answers: its modules alone are tens of thousands of objects."""
+    script = [sys.executable, "-c", TELLS_WHAT_IS_FROZEN]
+    program = Program("--models", str(models), program=script, stderr=subprocess.PIPE)
+    try:
+        await program.line("server ready")
+        program.process.send_signal(signal.SIGTERM)
+        _, said = await asyncio.to_thread(program.process.communicate)
+    finally:
+        program.close()
+    assert program.process.returncode == 0
+    assert int(said.splitlines()[-1]) > 10_000
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU: CUDA works here")
