@@ -18,7 +18,7 @@ from trapline.errors import Refusal, ShuttingDown
 from .batch import Answer, Batch, Outcome, Run, outcome_of, output_invalid
 from .decoding import Decode, Decoding, Encoded
 from .errors import as_refusal
-from .fair_queue import FairQueue, is_wanted
+from .fair_queue import FairQueue
 from .lanes import Lanes, Offer, Taken
 from .metrics import Metrics
 from .pace import Pace
@@ -143,18 +143,20 @@ class Batcher:
             Exception: Whatever `decode` raises.
         """
         ticket.check_deadline()
-        image = Encoded(ticket=ticket, future=self._loop.create_future(), decode=decode)
+        image = Encoded(ticket=ticket, future=None, decode=decode)
         if self._decoding is not None:
             await self._decoding.decoded(image)
             self._note_decoded(image)
             ticket.check_deadline()
-            image.future = self._loop.create_future()
+        return await self._answer(image)
+
+    def _answer(self, image: Encoded) -> "asyncio.Future[Answer]":
+        future = image.future = self._loop.create_future()
         self._queue.put(image)
         if self._limits.max_delay_seconds and self._filling is None:
             self._fill()
         self._lanes.want(self)
-        answer: Answer = await image.future
-        return answer
+        return future
 
     async def close(self) -> None:
         """Answers what was accepted, and lets what runs end. Nothing may be admitted any more."""
@@ -221,12 +223,7 @@ class Batcher:
             for image in batch.images:
                 self._note_decoded(image)
         for image in set(batch.images).difference(outcome.images):
-            if image.problem is None:
-                is_wanted(image)  # counts it, and tells who was late
-            elif image.future.done():
-                image.ticket.count_cancelled()
-            else:
-                image.future.set_exception(image.problem)
+            image.end_unready()
         if outcome.error is not None:
             self._note_failure(failed=not isinstance(outcome.error, Refusal))
             refusal = as_refusal(outcome.error)
@@ -256,17 +253,16 @@ class Batcher:
         idle = image.seconds + self.pace.arrangement.alone.one_seconds
         waited = time.monotonic() - image.ticket.admitted_at - idle
         self.pace.observe_wait(waited, expected=image.ticket.wait_seconds)
-        image.ticket.count_run(wanted=not image.future.done())
-        if not image.future.done():
-            image.future.set_result(
-                Answer(
-                    scores=row,
-                    preprocess_seconds=image.seconds,
-                    queue_seconds=queued,
-                    inference_seconds=outcome.seconds,
-                    batch_image_count=len(outcome.images),
-                )
+        image.ticket.count_run(wanted=not image.is_told)
+        image.tell(
+            Answer(
+                scores=row,
+                preprocess_seconds=image.seconds,
+                queue_seconds=queued,
+                inference_seconds=outcome.seconds,
+                batch_image_count=len(outcome.images),
             )
+        )
 
     def _released(self) -> None:
         if not self.image_count and not self._batches:

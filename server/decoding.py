@@ -1,5 +1,6 @@
 """Decoding: an image that is still a file, and the threads that decode where the lanes do not do it themselves."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Encoded(Waiting):
 
     def is_awaited(self) -> bool:
         """Whether its caller still waits; on any thread, and nothing is counted."""
-        return not self.future.done() and not self.ticket.is_late()
+        return not self.is_told and not self.ticket.is_late()
 
     def make_ready(self) -> bool:
         """Decodes it where somebody still waits and it is not yet; gives whether there are pixels. On a thread."""
@@ -47,6 +48,16 @@ class Encoded(Waiting):
                 self.problem = error
             self.seconds = time.perf_counter() - began
         return self.pixels is not None
+
+    def end_unready(self) -> None:
+        """Tells its caller why there are no pixels, and counts it where nobody waits any more."""
+        problem, self.problem = self.problem, None  # whose traceback refers to this image
+        if problem is None:
+            is_wanted(self)  # tells who was late
+        elif self.is_told:
+            self.ticket.count_cancelled()
+        else:
+            self.fail(problem)
 
 
 class Decoding:
@@ -63,16 +74,15 @@ class Decoding:
         self._queue = FairQueue[Encoded]()
         self._threads = Workers(threads, name="decode")
 
-    async def decoded(self, image: Encoded) -> None:
-        """Has `image` decoded on a thread, when the turn of its caller comes, and sets its future.
+    def decoded(self, image: Encoded) -> "asyncio.Future[None]":
+        """Has `image` decoded on a thread, when the turn of its caller comes.
 
-        Raises:
-            DeadlineExceeded: The caller's deadline passed first; nothing was decoded.
-            Exception: Whatever decoding raises.
+        What it gives raises DeadlineExceeded where the caller's deadline passed first, and whatever decoding raises.
         """
+        future = image.future = asyncio.get_running_loop().create_future()
         self._queue.put(image)
         self._start()
-        await image.future
+        return future
 
     def close(self) -> None:
         """Ends the threads; nothing may be asked any more."""
@@ -87,12 +97,10 @@ class Decoding:
 
     def _ended(self, _is_ready: bool, image: Encoded) -> None:  # as `Workers` gives it
         self._free += 1
-        if image.problem is None and image.pixels is None:
-            is_wanted(image)  # counts it, and tells who was late
-        elif image.future.done():
+        if image.pixels is None:
+            image.end_unready()
+        elif image.is_told:
             image.ticket.count_cancelled()
-        elif image.problem is not None:
-            image.future.set_exception(image.problem)
         else:
-            image.future.set_result(None)
+            image.tell(None)
         self._start()

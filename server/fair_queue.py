@@ -5,27 +5,41 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from trapline.errors import DeadlineExceeded, Refusal
+from trapline.errors import DeadlineExceeded
 
 from .places import Lane, Ticket
 
 
 @dataclass(kw_only=True, eq=False)
 class Waiting:
-    """An image that waits for something; `future` is what its caller waits for.
+    """An image that waits for something.
 
     Attributes:
         ticket: Its place.
-        future: Done, or cancelled, as soon as nobody waits any more.
+        future: What its caller waits for; None once it has been told. An error's traceback refers to the image: were
+            its future still here, only the garbage collector would free them.
     """
 
     ticket: Ticket
-    future: "asyncio.Future[Any]"
+    future: "asyncio.Future[Any] | None"
 
-    def fail(self, refusal: Refusal) -> None:
-        """Tells the caller, where it still waits."""
-        if not self.future.done():
-            self.future.set_exception(refusal)
+    @property
+    def is_told(self) -> bool:
+        """Whether its caller waits no more; on any thread."""
+        future = self.future
+        return future is None or future.done()
+
+    def tell(self, result: Any) -> None:  # noqa: ANN401  # whatever is waited for
+        """Gives its caller, where that still waits, what it waits for."""
+        future, self.future = self.future, None
+        if future is not None and not future.done():
+            future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Tells its caller, where that still waits, that there is nothing to wait for."""
+        future, self.future = self.future, None
+        if future is not None and not future.done():
+            future.set_exception(error)
 
 
 Item = TypeVar("Item", bound=Waiting)
@@ -87,7 +101,7 @@ class FairQueue(Generic[Item]):
 
 def is_wanted(item: Waiting) -> bool:
     """Whether somebody still waits for an image; where nobody does, it is counted, and told if it is late."""
-    if item.future.done():
+    if item.is_told:
         item.ticket.count_cancelled()
         return False
     try:

@@ -183,13 +183,16 @@ class Images:
         except asyncio.CancelledError:
             self._count(name, "CANCELLED")
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised again, or what became of it
             refusal = as_refusal(error)
-            self._count(name, reason_name(refusal))
-            current().note_refusal(refusal)
-            if refusal is error:
-                raise
-            raise refusal from error
+            try:
+                self._count(name, reason_name(refusal))
+                current().note_refusal(refusal)
+                if refusal is error:
+                    raise
+                raise refusal from error
+            finally:
+                del refusal  # whose traceback refers to this frame
 
     def _count(self, name: str, outcome: str) -> None:
         model_id = name.removeprefix(_PREFIX)

@@ -103,7 +103,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 refusal = as_refusal(error)
                 code, reason = refusal.code, reason_name(refusal)
                 call.note_error(refusal)
-                await _abort(context, refusal, (REQUEST_ID_KEY, call.request_id))
+                try:
+                    await _abort(context, refusal, (REQUEST_ID_KEY, call.request_id))
+                finally:
+                    del refusal  # whose traceback refers to this frame: only the garbage collector would free the call
             finally:
                 seconds = time.monotonic() - began
                 self._metrics.calls.labels(call.method, code.name).inc()
@@ -182,7 +185,12 @@ async def _abort(context: Any, refusal: Refusal, *more: tuple[str, str]) -> None
     if refusal.retry_seconds is not None:
         # gRPC's own retries wait for this long instead of their back-off.
         trailers += (("grpc-retry-pushback-ms", str(round(refusal.retry_seconds * 1000))),)
-    await context.abort(status.code, status.details, trailers)
+    try:
+        await context.abort(status.code, status.details, trailers)
+    except grpc.aio.AbortError as aborted:
+        # gRPC keeps it with the call's context and raises it again at the end. With its traceback, or the error that
+        # it was raised in place of, it would keep the request, too, until the garbage collector comes.
+        aborted.__traceback__ = aborted.__context__ = None
 
 
 def _cancelled_code(context: Any) -> grpc.StatusCode:  # noqa: ANN401  # gRPC's context of any method
