@@ -94,7 +94,7 @@ class Server:
             self.metrics_listen = self._page.address
         await self.doors.open()
         self.listen = self.doors.main.address
-        self._tasks.append(asyncio.create_task(self.health.follow()))
+        self._tasks += [asyncio.create_task(work) for work in (self.health.follow(), self.health.watch())]
 
     async def load(self) -> None:
         """Loads the models, then lets health say SERVING.
@@ -232,7 +232,7 @@ def build(
         lanes=lanes,
         metrics=metrics,
         gate=gate,
-        health=Health(models, gate, changed=health_changed, device_works=works),
+        health=Health(models, lanes, gate, changed=health_changed, device_works=works),
         stopping=stopping,
         tracing=Tracing(exporter_to(config.trace_endpoint)) if config.trace_endpoint else None,
     )

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 from trapline.command_line import Verb, drop_output
@@ -38,23 +39,20 @@ def _run(config: ServerConfig) -> int:
 async def _serve(config: ServerConfig) -> int:
     """Serves until a signal; the exit code: 0 all answered, 1 some calls cut off, 130 Ctrl-C.
 
-    Raises:
-        TraplineError: The device was lost.
+    Where the device was lost the process ends here, with 1: a thread that hangs in it would hold it for ever.
     """
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[int] = loop.create_future()
     # Before the models load: a pod that is stopped while it starts must end, too.
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, _on_signal, asked, int(each))
-    from trapline.errors import TraplineError
-
     from .app import build
 
     settings = config.settings()
     words = " ".join(f"{name}=%s" for name in settings)
     logging.getLogger(__name__).info(f"event=settings {words}", *settings.values())
     server = build(config)
-    starting, lost = asyncio.create_task(_start(server)), asyncio.create_task(server.health.lost.wait())
+    starting, lost = asyncio.create_task(_start(server)), server.health.lost
     try:
         first: set[asyncio.Future[Any]] = {starting, asked}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -66,10 +64,12 @@ async def _serve(config: ServerConfig) -> int:
         starting.cancel()
         cut_off = await server.drain() if server.listen else 0
     finally:
-        lost.cancel()
         await server.stop()
     if is_lost:
-        raise TraplineError("the GPU answers no more and only a new process can use it again: start the server anew")
+        sentence = f"{lost.result()}, and only a new process can mend that: start the server anew"
+        print(f"server run: error: {sentence}", file=sys.stderr, flush=True)
+        logging.shutdown()
+        os._exit(1)
     if asked.result() == signal.SIGINT:
         raise KeyboardInterrupt
     return 1 if cut_off else 0

@@ -1,4 +1,4 @@
-"""What health says: readiness, liveness, and whether the device is lost, which only another process can mend."""
+"""What health says: readiness, liveness, and whether only another process can mend what is wrong."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from grpc_health.v1 import health, health_pb2
 
 from .authentication import CLASSIFY_SERVICE
 from .gate import Gate
+from .lanes import Lanes
 from .models import Models
 
 _log = logging.getLogger(__name__)
@@ -15,6 +16,11 @@ _log = logging.getLogger(__name__)
 #: Health services that say whether work can be taken, and the one that says whether the process is well.
 READINESS, LIVENESS = ("", CLASSIFY_SERVICE), "liveness"
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+# A device that does not answer within this is lost.
+_PROBE_SECONDS = 60.0
+# How often it is looked whether batches come back, and after how many looks in a row without any it is given up. Looks
+# are counted, not seconds: a process that was stopped for an hour has missed one.
+_LOOK_SECONDS, _STUCK_LOOKS = 5.0, 24
 
 
 class Health:
@@ -22,6 +28,7 @@ class Health:
 
     Args:
         models: Those served.
+        lanes: Where their batches run.
         gate: Tells that the server drains.
         changed: Set by whoever changes what is told here.
         device_works: Whether the device does anything at all; slow, called on a thread when every batch of a model
@@ -29,14 +36,22 @@ class Health:
 
     Attributes:
         servicer: What answers `grpc.health.v1`.
-        lost: Set once the device is lost.
+        lost: Done once only another process can go on; says why.
     """
 
     def __init__(
-        self, models: Models, gate: Gate, *, changed: asyncio.Event, device_works: Callable[[], bool] | None
+        self,
+        models: Models,
+        lanes: Lanes,
+        gate: Gate,
+        *,
+        changed: asyncio.Event,
+        device_works: Callable[[], bool] | None,
     ) -> None:
-        self._models, self._gate, self._changed, self._device_works = models, gate, changed, device_works
-        self.servicer, self.lost = health.aio.HealthServicer(), asyncio.Event()
+        self._models, self._lanes, self._gate = models, lanes, gate
+        self._changed, self._device_works = changed, device_works
+        self.servicer = health.aio.HealthServicer()
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def begin(self) -> None:
         """Says that the process is well and takes no work yet."""
@@ -49,7 +64,7 @@ class Health:
         ready = self._models.ready and not self._gate.winding_down.is_set()
         for service in READINESS:
             await self.servicer.set(service, _SERVING if ready else _NOT_SERVING)
-        await self.servicer.set(LIVENESS, _NOT_SERVING if self._models.broken else _SERVING)
+        await self.servicer.set(LIVENESS, _NOT_SERVING if self._models.broken or self.lost.done() else _SERVING)
 
     async def follow(self) -> None:
         """Tells every change, and looks at the device where a model's batches all fail; never ends by itself."""
@@ -57,7 +72,32 @@ class Health:
             await self._changed.wait()
             self._changed.clear()
             await self.tell()
-            works = self._device_works
-            if self._models.broken and works is not None and not await asyncio.to_thread(works):
-                _log.error("event=device_lost")
-                self.lost.set()
+            if self._models.broken and not await self._works():
+                await self._lose("the GPU answers no more")
+
+    async def watch(self) -> None:
+        """Looks whether batches come back; never ends by itself.
+
+        A driver or a runtime that hangs raises nothing: calls would be refused for a full queue for ever.
+        """
+        looks, ended = 0, 0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            comes_back = self._lanes.ended_count != ended or not self._lanes.overdue
+            looks, ended = 0 if comes_back else looks + 1, self._lanes.ended_count
+            if looks == _STUCK_LOOKS:
+                await self._lose("a batch does not come back")
+
+    async def _works(self) -> bool:
+        if self._device_works is None:
+            return True
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(self._device_works), _PROBE_SECONDS)
+        except TimeoutError:
+            return False
+
+    async def _lose(self, why: str) -> None:
+        if not self.lost.done():
+            _log.error("event=device_lost why=%r", why)
+            self.lost.set_result(why)
+            await self.tell()

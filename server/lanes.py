@@ -1,5 +1,6 @@
 """Where batches run: lanes of one device, given in turn to the models that have images waiting."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -54,11 +55,15 @@ class Lanes:
         count: How many, each with a thread.
         one_device: Whether they share a device that runs one batch at a time (a GPU): the second lane then prepares
             a batch while that of the first one runs. Only a full one, which nothing that arrives meanwhile would join.
+
+    Attributes:
+        ended_count: Batches that have come back.
     """
 
     def __init__(self, count: int, *, one_device: bool = False) -> None:
         self.count, self.one_device = count, one_device
         self._free = count
+        self.ended_count = 0
         self._taken: set[Taken] = set()
         self._wanting: deque[Queue] = deque()
         self._threads = Workers(count, name="run")
@@ -67,6 +72,11 @@ class Lanes:
     def wanting_count(self) -> int:
         """Queues that wait for a lane."""
         return len(self._wanting)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a batch takes longer than was expected."""
+        return min((each.until for each in self._taken), default=math.inf) < time.monotonic()
 
     def rest_seconds(self) -> float:
         """How long it will take until a batch can start."""
@@ -98,6 +108,7 @@ class Lanes:
     def give_back(self, taken: Taken) -> None:
         """Takes back what a batch had that has ended."""
         self._taken.remove(taken)
+        self.ended_count += 1
         self._free += taken.count
         self._offer()
 

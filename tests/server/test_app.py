@@ -42,6 +42,21 @@ app.build = partial(app.build, works=lambda: False)
 sys.exit(cli.main())
 """
 
+HANGS = """
+import sys, time
+from server import cli, health, session
+
+def run(self, pixels, *, alone=True, runs=session.Session.run):
+    if hasattr(self, "arrangement"):
+        time.sleep(3600)
+    return runs(self, pixels, alone=alone)
+
+session.Session.run = run
+health._LOOK_SECONDS = 0.05
+sys.exit(cli.main())
+"""
+ONLY_ANEW = "and only a new process can mend that: start the server anew"
+
 TELLS_WHAT_IS_FROZEN = """
 import gc, sys
 from server import cli
@@ -172,8 +187,8 @@ async def test_a_device_that_only_a_models_batches_fail_on_is_not_lost(kit, mode
             if not is_lost:
                 session.failure = None
                 await stubs.classify.Classify(kit.request(kit.picture()))
-                assert not server.health.lost.is_set()
-        await asyncio.wait_for(server.health.lost.wait(), 5)
+                assert not server.health.lost.done()
+        assert "GPU" in await asyncio.wait_for(server.health.lost, 5)
 
 
 async def test_a_lost_device_ends_the_process(kit, models):
@@ -190,10 +205,48 @@ async def test_a_lost_device_ends_the_process(kit, models):
     finally:
         program.close()
     assert program.process.returncode == 1
-    assert said.rstrip().endswith(
-        "the GPU answers no more and only a new process can use it again: start the server anew"
-    )
+    assert said.rstrip().endswith(f"error: the GPU answers no more, {ONLY_ANEW}")
     assert "Traceback" not in said.partition("event=device_lost")[2]
+
+
+async def test_a_batch_that_hangs_ends_the_process(kit, models):
+    """Its caller is cut off at the drain's end; the thread that hangs does not hold the process."""
+    script = [sys.executable, "-c", HANGS]
+    program = Program("--models", str(models), "--drain-seconds", "1", program=script, stderr=subprocess.PIPE)
+    try:
+        stubs = kit.client(await program.line("server ready"))
+        call = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
+        _, said = await asyncio.to_thread(program.process.communicate)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call
+        await stubs.channel.close()
+    finally:
+        program.close()
+    assert program.process.returncode == 1
+    assert failed.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert said.rstrip().endswith(f"error: a batch does not come back, {ONLY_ANEW}")
+
+
+async def test_batches_that_come_back_are_no_hang(kit, models, monkeypatch):
+    """However long they take, and however often it is looked meanwhile, one that comes back starts the count anew."""
+    monkeypatch.setattr("server.health._LOOK_SECONDS", 0.01)
+    async with kit.running(models, holds=True) as (server, stubs):
+        session = server.models.slot("colours").serving.session
+        for _ in range(3):
+            session.held.clear()
+            session.began.clear()
+            call = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
+            await asyncio.to_thread(session.began.wait)
+            await asyncio.sleep(0.12)  # twelve looks of the twenty-four
+            session.held.set()
+            await call
+        assert not server.health.lost.done()
+        session.held.clear()
+        call = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
+        assert "does not come back" in await server.health.lost
+        assert await health(stubs, "liveness") == NOT_SERVING
+        session.held.set()
+        await call
 
 
 async def test_what_there_is_at_the_start_is_no_garbage(models):
