@@ -203,15 +203,15 @@ def build(
     decoding = Decoding(threads)
 
     def serve(model_id: str, session: Session) -> Batcher:
-        # Lanes that run side by side use every core, and hand an image over once only where they also decode it.
-        decodes = session.arrangement.shared is None
+        # Lanes side by side keep every core busy, so they decode what they run: an image is then handed over once.
+        lanes_decode = session.arrangement.shared is not None
         return Batcher(
             session.run,
             label_count=session.label_count,
             limits=limits,
-            pace=Pace(session.arrangement, decode_threads=threads if decodes else 0),
+            pace=Pace(session.arrangement, decode_threads=0 if lanes_decode else threads),
             lanes=lanes,
-            decoding=decoding if decodes else None,
+            decoding=None if lanes_decode else decoding,
             model_id=model_id,
             metrics=metrics,
             on_broken=health_changed.set,

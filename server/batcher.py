@@ -223,7 +223,7 @@ class Batcher:
             for image in batch.images:
                 self._note_decoded(image)
         for image in set(batch.images).difference(outcome.images):
-            image.end_unready()
+            image.leave_out()
         if outcome.error is not None:
             self._note_failure(failed=not isinstance(outcome.error, Refusal))
             refusal = as_refusal(outcome.error)

@@ -49,8 +49,8 @@ class Encoded(Waiting):
             self.seconds = time.perf_counter() - began
         return self.pixels is not None
 
-    def end_unready(self) -> None:
-        """Tells its caller why there are no pixels, and counts it where nobody waits any more."""
+    def leave_out(self) -> None:
+        """Ends its wait without a run: tells its caller why, and counts it where nobody waits any more."""
         problem, self.problem = self.problem, None  # whose traceback refers to this image
         if problem is None:
             is_wanted(self)  # tells who was late
@@ -98,7 +98,7 @@ class Decoding:
     def _ended(self, _is_ready: bool, image: Encoded) -> None:  # as `Workers` gives it
         self._free += 1
         if image.pixels is None:
-            image.end_unready()
+            image.leave_out()
         elif image.is_told:
             image.ticket.count_cancelled()
         else:

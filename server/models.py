@@ -15,11 +15,10 @@ from trapline.errors import ModelInvalid, ModelLoading, ModelNotFound, Refusal
 from .batcher import Batcher
 from .drift import Drift
 from .errors import as_refusal, shown
-from .memory import give_back_freed_memory
 from .metrics import Metrics
 from .repository import Repository, parse_version
 from .session import Session
-from .slots import ModelSlot, Serving
+from .slots import ModelSlot, Serving, let_go
 
 _log = logging.getLogger(__name__)
 # Characters of the sentence about a broken file, which may repeat names out of it: errors travel in HTTP/2 headers.
@@ -242,24 +241,12 @@ class Models:
             slot.error = None
         self._count_swap(old, slot.serving, seconds)
         if old is not None:
-            self._spawn(self._retire(slot, [old]))
+            self._spawn(let_go(slot, [old]))
         self._on_change()
 
     def _drift(self, model_id: str, version: int, session: Session) -> Drift:
         labels = [label.id for label in session.metadata.labels]
         return Drift(self._metrics, model_id=model_id, version=version, labels=labels)
-
-    async def _retire(self, slot: ModelSlot, replaced: list[Serving]) -> None:
-        """Lets a replaced version answer what it was given, then drops its series and its memory.
-
-        `replaced` is emptied: nothing else may refer to it by then.
-        """
-        old = replaced.pop()
-        await old.batcher.close()
-        if slot.serving is not None:
-            old.drift.forget(slot.serving.drift)
-        del old
-        await asyncio.to_thread(give_back_freed_memory)
 
     def _count_swap(self, old: Serving | None, new: Serving, seconds: float) -> None:
         _log.info(

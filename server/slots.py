@@ -9,6 +9,7 @@ from trapline.errors import Refusal
 
 from .batcher import Batcher
 from .drift import Drift
+from .memory import give_back_freed_memory
 from .session import Session
 
 
@@ -45,3 +46,16 @@ class ModelSlot:
     unkept_pin: int | None = None
     failed: dict[int, tuple[tuple[int, int], Refusal]] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+async def let_go(slot: ModelSlot, replaced: list[Serving]) -> None:
+    """Lets a replaced version of `slot` answer what it was given, then drops its series and its memory.
+
+    `replaced` is emptied: nothing else may refer to the version by then.
+    """
+    old = replaced.pop()
+    await old.batcher.close()
+    if slot.serving is not None:
+        old.drift.forget(slot.serving.drift)
+    del old
+    await asyncio.to_thread(give_back_freed_memory)

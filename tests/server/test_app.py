@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from server.app import build
 from server.config import ServerConfig
 from server.device import device_works
+from server.lanes import Lanes
 from trapline.errors import TraplineError, UsageError, from_rpc_error, reason_name
 from trapline.v1 import classify_pb2
 
@@ -43,12 +44,12 @@ sys.exit(cli.main())
 """
 
 HANGS = """
-import sys, time
+import sys, threading
 from server import cli, health, session
 
 def run(self, pixels, *, alone=True, runs=session.Session.run):
     if hasattr(self, "arrangement"):
-        time.sleep(3600)
+        threading.Event().wait()
     return runs(self, pixels, alone=alone)
 
 session.Session.run = run
@@ -229,7 +230,9 @@ async def test_a_batch_that_hangs_ends_the_process(kit, models):
 
 async def test_batches_that_come_back_are_no_hang(kit, models, monkeypatch):
     """However long they take, and however often it is looked meanwhile, one that comes back starts the count anew."""
-    monkeypatch.setattr("server.health._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("server.health._LOOK_SECONDS", 0.001)
+    looks, overdue = [], Lanes.overdue.fget
+    monkeypatch.setattr(Lanes, "overdue", property(lambda lanes: looks.append(overdue(lanes)) or looks[-1]))
     async with kit.running(models, holds=True) as (server, stubs):
         session = server.models.slot("colours").serving.session
         for _ in range(3):
@@ -237,7 +240,8 @@ async def test_batches_that_come_back_are_no_hang(kit, models, monkeypatch):
             session.began.clear()
             call = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
             await asyncio.to_thread(session.began.wait)
-            await asyncio.sleep(0.12)  # twelve looks of the twenty-four
+            looks.clear()
+            await kit.until(lambda: sum(looks) >= 12)  # of the twenty-four: three times that is more
             session.held.set()
             await call
         assert not server.health.lost.done()

@@ -293,7 +293,7 @@ async def test_a_replaced_version_is_let_go_at_once(kit, models, threads, monkey
     When it is gone, what it had used is given back to the system.
     """
     old, gone = [], []
-    monkeypatch.setattr("server.models.give_back_freed_memory", lambda: gone.append([each() for each in old]))
+    monkeypatch.setattr("server.slots.give_back_freed_memory", lambda: gone.append([each() for each in old]))
     async with kit.running(models, threads=threads, max_delay_ms=1.0) as (server, stubs):
         await asyncio.gather(*[version(kit, stubs) for _ in range(20)])
         gc.collect()
