@@ -41,16 +41,18 @@ class Answer:
     """What the model sees in one image.
 
     Attributes:
-        predictions: Best first; empty where `min_score` left out every one.
+        predictions: Best first; empty where `min_score` or the model's thresholds left out every one.
         model: The model that answered, as `models/{model}`.
         model_version: Its version, which a reload may change between two images.
         timing: Where the time went on the server.
+        unknown_score: How unlike every class the image is; above 1 likely of none. None where the model can't tell.
     """
 
     predictions: tuple[Prediction, ...]
     model: str
     model_version: str
     timing: Timing
+    unknown_score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ def answer_of(response: classify_pb2.ClassifyResponse) -> Answer:
             inference_micros=timing.inference_micros,
             batch_image_count=timing.batch_image_count,
         ),
+        unknown_score=response.unknown_score if response.HasField("unknown_score") else None,
     )
 
 

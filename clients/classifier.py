@@ -10,7 +10,7 @@ with Classifier("127.0.0.1:50051", model="fox") as classifier:
 
 import contextlib
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -93,19 +93,23 @@ class Classifier:
         self._limit_bytes = model.max_image_bytes
         return model
 
-    def classify(self, image: Source, *, top_k: int = 5, min_score: float | None = None) -> Answer:
+    def classify(
+        self, image: Source, *, top_k: int = 5, min_score: float | None = None, model_thresholds: bool = False
+    ) -> Answer:
         """What the model sees in one image.
 
         Args:
             image: A path, or an image file's bytes.
             top_k: How many predictions, best first, at least 1.
             min_score: Leave out predictions that score below this, in [0, 1].
+            model_thresholds: Leave out those below the score that the model asks for in each class, instead.
 
         Raises:
             Refusal: The file cannot be read, or the server refuses the image or is not reached; the class tells.
         """
         limit_bytes = self.model().max_image_bytes if self._limit_bytes is None else self._limit_bytes
-        request = self._request(read_image(image, limit_bytes), top_k=top_k, min_score=min_score)
+        ask = _asking(self._name, top_k=top_k, min_score=min_score, model_thresholds=model_thresholds)
+        request = ask(read_image(image, limit_bytes))
         metadata = ((REQUEST_ID_KEY, new_request_id()),)
         response = self._servers.persist(
             lambda connection, seconds_left: connection.classify_stub.Classify(
@@ -121,6 +125,7 @@ class Classifier:
         *,
         top_k: int = 5,
         min_score: float | None = None,
+        model_thresholds: bool = False,
         window: int = DEFAULT_WINDOW,
     ) -> Iterator[Result]:
         """One result for each image, in the order of `images`, each as soon as those before it are there.
@@ -132,6 +137,7 @@ class Classifier:
             images: Paths, or image files' bytes; taken one by one, so a generator may go on for ever.
             top_k: How many predictions for each, best first, at least 1.
             min_score: Leave out predictions that score below this, in [0, 1].
+            model_thresholds: Leave out those below the score that the model asks for in each class, instead.
             window: Most images under way at a time, at least 1.
 
         Raises:
@@ -139,27 +145,31 @@ class Classifier:
         """
         if window < 1:
             raise RequestInvalid(f"window must be at least 1, not {window}")
-        _check(top_k, min_score)
+        ask = _asking(self._name, top_k=top_k, min_score=min_score, model_thresholds=model_thresholds)
         self.model()
         stream = ResendingStream(
             self._servers.connections,
             model=self._name,
-            request=lambda content: self._request(content, top_k=top_k, min_score=min_score),
+            request=ask,
             window=window,
             timeout_seconds=self._timeout_seconds,
         )
         return _in_order(stream.results(images))
 
-    def _request(self, content: bytes, *, top_k: int, min_score: float | None) -> classify_pb2.ClassifyRequest:
-        _check(top_k, min_score)
-        return classify_pb2.ClassifyRequest(model=self._name, image=content, top_k=top_k, min_score=min_score)
 
-
-def _check(top_k: int, min_score: float | None) -> None:
+def _asking(
+    name: str, *, top_k: int, min_score: float | None, model_thresholds: bool
+) -> Callable[[bytes], classify_pb2.ClassifyRequest]:
+    """What makes the request for an image's bytes."""
     if top_k < 1:
         raise RequestInvalid(f"top_k must be at least 1, not {top_k}")
     if min_score is not None and not 0 <= min_score <= 1:
         raise RequestInvalid(f"min_score must be in [0, 1], not {min_score}")
+    if min_score is not None and model_thresholds:
+        raise RequestInvalid("min_score and model_thresholds are two ways to leave predictions out: give one")
+    # Of the two only one may be set in a message, be it to nothing.
+    filters = {"model_thresholds": True} if model_thresholds else {"min_score": min_score}
+    return lambda content: classify_pb2.ClassifyRequest(model=name, image=content, top_k=top_k, **filters)
 
 
 def _in_order(results: Generator[Result, None, None]) -> Iterator[Result]:

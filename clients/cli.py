@@ -91,6 +91,9 @@ class ClassifyOptions(_SecurityOptions):
     model: _ModelId = Field(description="id of the model to ask, as `trapline models` lists it")
     out: Path | None = Field(None, description="file for the rows, .csv or .json; without it they are printed")
     top_k: int = Field(3, ge=1, le=1000, description="predictions for each image, best first")
+    model_thresholds: bool = Field(
+        False, description="leave out predictions below the score that the model asks for in their class"
+    )
     window: int = Field(64, ge=1, le=4096, description="most images under way at a time (and at most 128 MiB of them)")
     timeout_seconds: float = Field(
         60.0,
@@ -144,7 +147,9 @@ def _classify(options: ClassifyOptions) -> int:
                 security=options.security,
             )
         )
-        outcomes = classifier.classify_many(found.paths, top_k=options.top_k, window=options.window)
+        outcomes = classifier.classify_many(
+            found.paths, top_k=options.top_k, model_thresholds=options.model_thresholds, window=options.window
+        )
         rows = (
             results.written_to(options.out, top_k=options.top_k)
             if options.out

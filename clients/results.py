@@ -107,7 +107,7 @@ def printed(*, top_k: int) -> Iterator[Write]:
 
 
 def row_of(result: Result) -> dict[str, Any]:
-    """One result as the JSON object of its row: `path`, `status`, `reason`, `model_version`, `predictions`.
+    """One result as the JSON object of its row; its keys are those of `docs/clients.md`.
 
     `status` is `ok` or a gRPC code's name; `reason` the ErrorReason without its prefix, empty where there is none.
     """
@@ -121,6 +121,7 @@ def row_of(result: Result) -> dict[str, Any]:
         "reason": reason_name(refusal) if refusal and has_reason else "",
         "model_version": answer.model_version if answer else "",
         "predictions": [{"label": item.label_id, "score": round(item.score, 6)} for item in predictions],
+        "unknown_score": None if answer is None or answer.unknown_score is None else round(answer.unknown_score, 6),
     }
 
 
@@ -145,13 +146,14 @@ def _create_partial(out: Path) -> tuple[Path, TextIO]:
 def _csv_rows(file: TextIO, top_k: int) -> Iterator[Write]:
     pairs = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "score")]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["path", "status", "reason", "model_version", *pairs])
+    writer.writerow(["path", "status", "reason", "model_version", *pairs, "unknown_score"])
 
     def write(result: Result) -> None:
         row = row_of(result)
         cells = [cell for item in row["predictions"][:top_k] for cell in (item["label"], f"{item['score']:.6f}")]
         padding = [""] * (len(pairs) - len(cells))
-        writer.writerow([row["path"], row["status"], row["reason"], row["model_version"], *cells, *padding])
+        unknown = "" if row["unknown_score"] is None else f"{row['unknown_score']:.6f}"
+        writer.writerow([row["path"], row["status"], row["reason"], row["model_version"], *cells, *padding, unknown])
 
     yield write
 
@@ -176,4 +178,6 @@ def _line(result: Result) -> str:
     if row["status"] != "ok":
         return f"{row['path']}  {row['status']} {row['reason']}".rstrip()
     seen = ", ".join(f"{item['label']} {item['score']:.3f}" for item in row["predictions"])
-    return f"{row['path']}  {seen or 'nothing above the score asked for'}"
+    unlike = row["unknown_score"] is not None and row["unknown_score"] > 1
+    doubt = "  (unlike every class of the model)" if unlike else ""
+    return f"{row['path']}  {seen or 'nothing above the score asked for'}{doubt}"

@@ -45,12 +45,15 @@ sum(rate(trapline_wasted_images_total[5m])) / sum(rate(trapline_batch_images_sum
 rate(trapline_predictions_total[1d])
   / ignoring (label) group_left sum without (label) (rate(trapline_predictions_total[1d]))
 
-# Share of unknowns: images whose best label is at most 0.5 probable.
+# Share of unknowns: images that the model itself finds unlike all of its classes.
+rate(trapline_unknown_images_total[1d]) / rate(trapline_top_score_ratio_count[1d])
+
+# The same for a model without an unknown score: images whose best label is at most 0.5 probable.
 sum without (le) (rate(trapline_top_score_ratio_bucket{le="0.5"}[1d])) / rate(trapline_top_score_ratio_count[1d])
 ```
 
-A model has no threshold of its own, so that of "unknown" is chosen in the query, from the buckets' bounds: 0.1 to 0.9
-in steps of 0.1, 0.95, 0.99. Compare a share with that of the weeks after the version was first served: where the
+Of known photos 5 % have an unknown score above 1, by the way it is made. The bounds of the last query's buckets are 0.1
+to 0.9 in steps of 0.1, 0.95, 0.99. Compare a share with that of the weeks after the version was first served: where the
 cameras stayed the same and it moved, look at photos before trusting the answers.
 """
 

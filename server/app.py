@@ -207,7 +207,7 @@ def build(
         lanes_decode = session.arrangement.shared is not None
         return Batcher(
             session.run,
-            label_count=session.label_count,
+            score_count=session.score_count,
             limits=limits,
             pace=Pace(session.arrangement, decode_threads=0 if lanes_decode else threads),
             lanes=lanes,

@@ -16,7 +16,7 @@ from .lanes import Taken
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One image's scores, float32 [labels], and where its time went.
+    """One image's scores, float32 [score_count], and where its time went.
 
     Attributes:
         scores: They.
@@ -34,7 +34,7 @@ class Answer:
 
 
 class Run(Protocol):
-    """Runs a batch: uint8 [N, height_px, width_px, 3] -> float32 [N, label_count]; called from several threads."""
+    """Runs a batch: uint8 [N, height_px, width_px, 3] -> float32 [N, score_count]; called from several threads."""
 
     def __call__(self, pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:
         """The scores; `alone` says whether the batch has the whole device."""
@@ -61,7 +61,7 @@ class Outcome:
 
     Attributes:
         images: Those that were run.
-        scores: Theirs, float32 [images, labels].
+        scores: Theirs, float32 [images, score_count].
         finite: Whether each image's are, bool [images].
         began: When the run did, in `time.monotonic` seconds.
         seconds: How long it took.
@@ -76,7 +76,7 @@ class Outcome:
     error: Exception | None = None
 
 
-def outcome_of(batch: Batch, run: Run, *, label_count: int, model_id: str) -> Outcome:
+def outcome_of(batch: Batch, run: Run, *, score_count: int, model_id: str) -> Outcome:
     """Decodes what is not decoded yet, leaves out what nobody waits for any more, and runs the rest; never raises."""
     images = [image for image in batch.images if image.make_ready()]
     # Decoding the others may have taken long.
@@ -88,7 +88,7 @@ def outcome_of(batch: Batch, run: Run, *, label_count: int, model_id: str) -> Ou
         began = time.monotonic()
         scores = run(pixels, alone=batch.alone)
         seconds = time.monotonic() - began
-        if scores.shape != (len(images), label_count):
+        if scores.shape != (len(images), score_count):
             raise output_invalid(model_id, f"scores of shape {list(scores.shape)}")
         finite: list[bool] = np.isfinite(scores).all(axis=1).tolist()  # type: ignore[assignment]  # one dimension
         return Outcome(images=images, scores=scores, finite=finite, began=began, seconds=seconds)

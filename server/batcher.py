@@ -33,7 +33,7 @@ class Batcher:
 
     Args:
         run: Runs a batch.
-        label_count: Scores that each image must get.
+        score_count: Scores that each image must get.
         limits: How much the queue takes.
         pace: How batches run, and how long they take.
         lanes: Where they run, beside those of other models.
@@ -47,7 +47,7 @@ class Batcher:
         self,
         run: Run,
         *,
-        label_count: int,
+        score_count: int,
         limits: QueueLimits,
         pace: Pace,
         lanes: Lanes,
@@ -56,7 +56,7 @@ class Batcher:
         metrics: Metrics,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
-        self._run, self._label_count, self._limits, self.pace, self._lanes = run, label_count, limits, pace, lanes
+        self._run, self._score_count, self._limits, self.pace, self._lanes = run, score_count, limits, pace, lanes
         self._decoding, self._model_id, self._metrics, self._on_broken = decoding, model_id, metrics, on_broken
         self._counts = metrics.of(model_id)
         self._queue = FairQueue[Encoded]()
@@ -215,7 +215,7 @@ class Batcher:
         self._lanes.want(self)
 
     def _running(self, batch: Batch) -> Outcome:
-        return outcome_of(batch, self._run, label_count=self._label_count, model_id=self._model_id)
+        return outcome_of(batch, self._run, score_count=self._score_count, model_id=self._model_id)
 
     def _ended(self, outcome: Outcome, batch: Batch) -> None:
         self._batches.remove(batch)

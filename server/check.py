@@ -50,6 +50,6 @@ def _described(session: Session) -> str:
     rules = session.metadata.preprocessing
     fit = Preprocessing.Fit.Name(rules.fit).removeprefix("FIT_").lower()
     return (
-        f"precision={session.precision} labels={session.label_count} input={rules.width_px}x{rules.height_px} "
+        f"precision={session.precision} labels={len(session.metadata.labels)} input={rules.width_px}x{rules.height_px} "
         f"fit={fit} providers={','.join(session.providers)} digest={session.digest[:12]}"
     )

@@ -17,11 +17,14 @@ class Drift:
         # Made now, each at 0: a label that is never seen is a share of 0 and not a gap.
         self._predictions = [metrics.predictions.labels(*self._of, label) for label in labels]
         self._top_score = metrics.top_score.labels(*self._of)
+        self._unknown = metrics.unknown.labels(*self._of)
 
-    def observe(self, label_index: int, score: float) -> None:
-        """Counts an answered image by its best label, and that label's probability."""
+    def observe(self, label_index: int, score: float, unknown_score: float | None) -> None:
+        """Counts an answered image by its best label, that label's probability, and whether it is likely of none."""
         self._predictions[label_index].inc()
         self._top_score.observe(score)
+        if unknown_score is not None and unknown_score > 1:
+            self._unknown.inc()
 
     def forget(self, successor: "Drift") -> None:
         """Drops the series that `successor`, which is served now, does not go on with."""
@@ -30,3 +33,4 @@ class Drift:
             self._metrics.predictions.remove(*self._of, label)
         if not same:
             self._metrics.top_score.remove(*self._of)
+            self._metrics.unknown.remove(*self._of)

@@ -15,6 +15,7 @@ from trapline.errors import ImageTooLarge, ImageUnreadable, QueueFull, RequestIn
 from trapline.model_file import MODEL_ID_PATTERN
 from trapline.preprocessing import load_image
 from trapline.v1 import classify_pb2
+from trapline.v1.metadata_pb2 import Label
 
 from .batch import Answer
 from .batcher import Batcher
@@ -114,10 +115,14 @@ class Images:
         """
         with admitted.ticket, self._failures_counted(admitted.request.model):
             answer = await admitted.serving.batcher.classify(admitted.ticket, partial(self._decode, admitted))
-            order = np.argsort(-answer.scores, kind="stable")[: admitted.request.top_k or _DEFAULT_TOP_K].tolist()
-            response = _response(admitted, answer, order)
+            label_count = len(admitted.serving.session.metadata.labels)
+            probabilities, unknown_score = answer.scores[:label_count], None
+            if len(answer.scores) > label_count:
+                unknown_score = float(answer.scores[label_count])
+            order = np.argsort(-probabilities, kind="stable")[: admitted.request.top_k or _DEFAULT_TOP_K].tolist()
+            response = _response(admitted, answer, order, unknown_score)
             # Before the place is given back: a replaced version drops its series once all its places are.
-            admitted.serving.drift.observe(order[0], float(answer.scores[order[0]]))
+            admitted.serving.drift.observe(order[0], float(probabilities[order[0]]), unknown_score)
         self._metrics.of(admitted.serving.model_id).answered.inc()
         current().note_answer(answer)
         return response
@@ -145,7 +150,7 @@ class Images:
         model_id = model_id_of(request.model)
         current().note_model(model_id)
         serving = self._models.serving(model_id)
-        self._check(request)
+        self._check(request, serving)
         batcher = serving.batcher
         wait = None
         if waits is not None:
@@ -153,13 +158,17 @@ class Images:
         ticket = batcher.admit(len(request.image), lane=lane, caller=caller, deadline=deadline, wait_seconds=wait)
         return Admitted(request=request, serving=serving, ticket=ticket)
 
-    def _check(self, request: classify_pb2.ClassifyRequest) -> None:
+    def _check(self, request: classify_pb2.ClassifyRequest, serving: Serving) -> None:
         violations = {}
         if request.top_k < 0:
             violations["top_k"] = f"must be 0 (for {_DEFAULT_TOP_K}) or more, not {request.top_k}"
         score = request.min_score
         if request.HasField("min_score") and (math.isnan(score) or not 0 <= score <= 1):
             violations["min_score"] = f"must be in [0, 1], not {score:g}"
+        if request.model_thresholds and not serving.session.metadata.target_precision:
+            violations["model_thresholds"] = (
+                "must be unset: the model has no thresholds; use min_score, or train it again"
+            )
         if violations:
             sentence = "; ".join(f"{field} {description}" for field, description in violations.items())
             raise RequestInvalid(sentence, violations=violations)
@@ -205,15 +214,16 @@ def error_result(error: Exception) -> classify_pb2.ClassifyResult:
     return classify_pb2.ClassifyResult(error=to_status(as_refusal(error)))
 
 
-def _response(admitted: Admitted, answer: Answer, order: list[int]) -> classify_pb2.ClassifyResponse:
+def _response(
+    admitted: Admitted, answer: Answer, order: list[int], unknown_score: float | None
+) -> classify_pb2.ClassifyResponse:
     request, labels = admitted.request, admitted.serving.session.metadata.labels
-    least = request.min_score if request.HasField("min_score") else 0.0
     scored = [(index, min(1.0, max(0.0, float(answer.scores[index])))) for index in order]
     return classify_pb2.ClassifyResponse(
         predictions=[
             classify_pb2.Prediction(label_id=labels[index].id, score=score, label_index=index)
             for index, score in scored
-            if score >= least
+            if score >= _least_score(request, labels[index])
         ],
         model=f"{_PREFIX}{admitted.serving.model_id}",
         model_version=str(admitted.serving.version),
@@ -223,7 +233,15 @@ def _response(admitted: Admitted, answer: Answer, order: list[int]) -> classify_
             inference_micros=_micros(answer.inference_seconds),
             batch_image_count=answer.batch_image_count,
         ),
+        unknown_score=unknown_score,
     )
+
+
+def _least_score(request: classify_pb2.ClassifyRequest, label: Label) -> float:
+    """What a prediction of the label must score not to be left out."""
+    if request.model_thresholds:
+        return label.threshold if label.HasField("threshold") else math.inf
+    return request.min_score
 
 
 def _micros(seconds: float) -> int:

@@ -107,6 +107,11 @@ class Metrics:
             "Probability, 0 to 1, of the best label of each image that the version that is served answered.",
             _SHARES,
         )
+        self.unknown = counter(
+            "trapline_unknown_images",
+            "model version",
+            "Images that the version that is served answered with an unknown score above 1: likely of no label.",
+        )
 
     def of(self, model_id: str) -> ModelMetrics:
         """The metrics of a model that is served."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trapline.errors import ModelInvalid
-from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, from_properties
+from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, UNKNOWN_SCORE_NAME, from_properties
 from trapline.processors import EXACT_INT8_ENTRY, adds_int8_products_exactly
 from trapline.v1.metadata_pb2 import ModelMetadata
 
@@ -87,6 +87,8 @@ class Session:
             _check_graph(self._session, self.metadata)
         except UnicodeDecodeError as error:
             raise ModelInvalid("the text in the file is not UTF-8: it is broken; publish it again") from error
+        has_unknowns = self.metadata.HasField("unknowns")
+        self._outputs = [PROBABILITIES_NAME, UNKNOWN_SCORE_NAME] if has_unknowns else [PROBABILITIES_NAME]
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.candidates: tuple[Candidate, ...] = (Candidate(precision=self.precision, digest=self.digest),)
         self.max_batch, self.threads, self.on_gpu = runtime.max_batch, runtime.threads, runtime.device == "cuda"
@@ -105,9 +107,9 @@ class Session:
         return self.metadata.precision or "fp32"
 
     @property
-    def label_count(self) -> int:
-        """Number of scores for each image."""
-        return len(self.metadata.labels)
+    def score_count(self) -> int:
+        """Number of scores for each image: one a label, and the unknown score where the model has one."""
+        return len(self.metadata.labels) + self.metadata.HasField("unknowns")
 
     @property
     def has_lanes(self) -> bool:
@@ -115,7 +117,9 @@ class Session:
         return self._shared is not None
 
     def run(self, pixels: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
-        """Softmax probabilities, float32 [N, labels], of upright RGB images, uint8 [N, height_px, width_px, 3].
+        """Scores, float32 [N, score_count], of upright RGB images, uint8 [N, height_px, width_px, 3].
+
+        A row has the labels' softmax probabilities, and last the unknown score where the model has one.
 
         Args:
             pixels: The images.
@@ -128,7 +132,8 @@ class Session:
             pixels = np.concatenate([pixels, np.zeros((bucket - count, *pixels.shape[1:]), np.uint8)])
         session = self._session if alone or self._shared is None else self._shared
         with self._device:
-            scores: NDArray[np.float32] = session.run([PROBABILITIES_NAME], {INPUT_NAME: pixels})[0]
+            outputs: list[NDArray[np.float32]] = session.run(self._outputs, {INPUT_NAME: pixels})
+        scores = outputs[0] if len(outputs) == 1 else np.column_stack(outputs)
         return scores[:count]
 
 
@@ -210,12 +215,11 @@ def _check_graph(session: Any, metadata: ModelMetadata) -> None:  # noqa: ANN401
         raise ModelInvalid(f"its input has shape {shape}, its metadata says {['N', *wanted]}; export it again")
     if isinstance(shape[0], int):
         raise ModelInvalid(f"its batch size is fixed at {shape[0]}; export it with a dynamic one")
-    output = outputs.get(PROBABILITIES_NAME)
-    if output is None or output.type != "tensor(float)":
-        found = ", ".join(f"{name} {item.type}" for name, item in outputs.items()) or "none"
-        raise ModelInvalid(
-            f"it must have a float32 output {PROBABILITIES_NAME!r}, and it has: {found}; export it again"
-        )
+    for wanted_name in (PROBABILITIES_NAME, *((UNKNOWN_SCORE_NAME,) if metadata.HasField("unknowns") else ())):
+        output = outputs.get(wanted_name)
+        if output is None or output.type != "tensor(float)":
+            found = ", ".join(f"{name} {item.type}" for name, item in outputs.items()) or "none"
+            raise ModelInvalid(f"it must have a float32 output {wanted_name!r}, and it has: {found}; export it again")
 
 
 def _buckets(max_batch: int) -> tuple[int, ...]:

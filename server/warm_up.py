@@ -39,6 +39,10 @@ class Runnable(Protocol):
     buckets: tuple[int, ...]
 
     @property
+    def score_count(self) -> int:
+        """Number of scores for each image."""
+
+    @property
     def has_lanes(self) -> bool:
         """Whether batches can run side by side."""
 
@@ -159,13 +163,13 @@ def _checked(session: Runnable, image_count: int) -> float:
             "its input must be uint8 [N, height, width, 3] with a dynamic N: export it again"
         ) from error
     seconds = time.perf_counter() - began
-    if scores.shape != (image_count, label_count):
+    if scores.shape != (image_count, session.score_count):
         raise ModelInvalid(
-            f"the output has shape {list(scores.shape)} for {image_count} images and {label_count} labels; "
+            f"the output has shape {list(scores.shape)} for {image_count} images of {session.score_count} scores; "
             "export it again"
         )
     if not np.isfinite(scores).all():
         raise ModelInvalid("the model's scores are not finite numbers; train or export it again")
-    if (scores < -1e-6).any() or (abs(scores.sum(axis=1) - 1) > _SUM_TOLERANCE).any():
+    if (scores < -1e-6).any() or (abs(scores[:, :label_count].sum(axis=1) - 1) > _SUM_TOLERANCE).any():
         raise ModelInvalid("the model's scores are no probabilities, they do not sum to 1; export it with a softmax")
     return seconds

@@ -111,7 +111,7 @@ def _evaluate(config: EvaluateConfig) -> int:
         figures = evaluate(_model_file(config.model), config.data, threads=thread_count("auto"), report=report)
     if config.json_file is not None:
         write_json(config.json_file, figures)
-    low, high = figures["accuracy_interval"]
+    low, high = figures["accuracy_interval"]  # always there: nothing is known of groups
     print(
         f"accuracy {figures['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}), balanced "
         f"{figures['balanced_accuracy']:.1%}, on {figures['image_count']} images"
@@ -123,6 +123,7 @@ def _evaluate(config: EvaluateConfig) -> int:
             + "  ".join(f"{name} {value:>5}" for name, value in shown.items())
             + f"  of {row['support']}"
         )
+    print(f"calibration: {figures['ece_sentence']}")
     skipped = figures["unknown_class_image_count"], figures["unreadable_image_count"]
     if any(skipped):
         print(f"left out: {skipped[0]} images of classes that the model does not know, {skipped[1]} unreadable files")

@@ -94,6 +94,9 @@ class RunConfig(RecipeOptions):
         None, ge=1, le=10_000, description="Epochs without a better one before it stops; default: half, at least 3."
     )
     checkpoint_minutes: float = Field(5, gt=0, description="Least time between checkpoints inside an epoch.")
+    target_precision: float = Field(
+        0.95, gt=0, lt=1, description="Share right that each class's threshold is chosen for, on validation."
+    )
     refit: Literal["none", "all"] = Field(
         "none", description="all: after the test figure, fit the head again on every photo."
     )

@@ -20,11 +20,14 @@ from trapline.v1.metadata_pb2 import ModelMetadata
 from .backbone import Backbone
 from .errors import ParityError, TrainerError
 from .evaluate.model import classify_files, load
+from .evaluate.unknowns import Unknowns
 from .progress import Progress, Report
 from .run_folder import write_atomically
 
 #: Largest difference of a probability between the file and the checkpoint, float32 both.
 TOLERANCE = 1e-4
+#: Largest difference of an unknown score, as a share of the score or of 1.
+UNKNOWN_TOLERANCE = 2e-3
 _OPSET = 18
 # Families with an operator that tracing cannot write: pooling to a size that does not divide its input, and attention.
 _NOT_TRACED = ("alexnet", "vgg", "vit_")
@@ -33,20 +36,63 @@ _LARGEST_FILE = 2**31 - 2**24
 
 
 class _Served(nn.Module):
-    """The network as it is served: pixels in, probabilities out."""
+    """The network as it is served: pixels in, probabilities and unknown score out."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Linear, *, temperature: float, unknowns: Unknowns | None) -> None:
         super().__init__()
-        self.network = backbone.network
-        self.backbone = backbone
+        self.network, self.head, self.backbone = backbone.network, head, backbone
+        self.temperature, self.unknowns = temperature, unknowns
+        means = unknowns.means if unknowns else None
+        if means is not None:
+            device = head.weight.device
+            self.register_buffer("centre", torch.from_numpy(means.centre).to(device))
+            self.register_buffer("share", torch.from_numpy(1 / means.scale).to(device))
+            self.register_buffer("classes", torch.from_numpy(means.classes.T.copy()).to(device))
+            self.register_buffer("squares", torch.from_numpy((means.classes**2).sum(axis=1)).to(device))
 
-    def forward(self, image: Tensor) -> Tensor:
-        probabilities: Tensor = self.network(self.backbone.normalised(image)).softmax(dim=1)
-        return probabilities
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features = self.network(self.backbone.normalised(image))
+        logits = self.head(features)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        probabilities: Tensor = logits.softmax(dim=1)
+        if self.unknowns is None:
+            return probabilities
+        if self.unknowns.means is None:
+            return probabilities, (1 - probabilities.amax(dim=1)) / self.unknowns.unit
+        values = (features - self.centre) * self.share
+        squares = (values * values).sum(dim=1, keepdim=True) - 2 * values @ self.classes + self.squares
+        distances = (squares.clamp(min=0) / values.shape[1]).sqrt()
+        return probabilities, distances.amin(dim=1) / self.unknowns.unit
 
 
-def to_onnx(backbone: Backbone, metadata: ModelMetadata, path: Path) -> None:
+@contextmanager
+def _without_head(backbone: Backbone) -> Iterator[nn.Linear]:
+    """The head, while the network gives what the head sees: for all builders it is the last layer."""
+    head = backbone.head
+    backbone.network.set_submodule(backbone.head_path, nn.Identity())
+    try:
+        yield head
+    finally:
+        backbone.network.set_submodule(backbone.head_path, head)
+
+
+def to_onnx(
+    backbone: Backbone,
+    metadata: ModelMetadata,
+    path: Path,
+    *,
+    temperature: float = 1.0,
+    unknowns: Unknowns | None = None,
+) -> None:
     """Writes the network and `metadata` to `path` as one self-contained file, whole or not at all.
+
+    Args:
+        backbone: The network.
+        metadata: What the file says of itself; with `unknowns` where they are given.
+        path: The file.
+        temperature: What logits are divided by before softmax.
+        unknowns: How the output `unknown_score` is made; without it there is none.
 
     Raises:
         TrainerError: The network is too large for a single file (2 GiB).
@@ -56,9 +102,14 @@ def to_onnx(backbone: Backbone, metadata: ModelMetadata, path: Path) -> None:
     # Two images: an example of one would fix the number.
     example = torch.zeros(2, rules.height_px, rules.width_px, 3, dtype=torch.uint8, device=backbone.head.weight.device)
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), _without_head(backbone) as head:
             graph = _traced if is_traced(backbone.name) else _not_traced
-            model = graph(_Served(backbone).eval(), example)
+            served = _Served(backbone, head, temperature=temperature, unknowns=unknowns).eval()
+            model = graph(
+                served,
+                example,
+                [model_file.PROBABILITIES_NAME, model_file.UNKNOWN_SCORE_NAME][: 1 + (unknowns is not None)],
+            )
         for key, value in model_file.to_properties(metadata).items():
             model.metadata_props.add(key=key, value=value)
         data = model.SerializeToString()
@@ -76,7 +127,7 @@ def is_traced(name: str) -> bool:
     return not name.startswith(_NOT_TRACED)
 
 
-def _traced(network: nn.Module, example: Tensor) -> onnx.ModelProto:
+def _traced(network: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
     """The graph by tracing: in a tenth of the time of `_not_traced` (docs/design/0013)."""
     buffer = io.BytesIO()
     torch.onnx.export(
@@ -86,20 +137,20 @@ def _traced(network: nn.Module, example: Tensor) -> onnx.ModelProto:
         dynamo=False,
         opset_version=_OPSET,
         input_names=[model_file.INPUT_NAME],
-        output_names=[model_file.PROBABILITIES_NAME],
-        dynamic_axes={name: {0: "N"} for name in (model_file.INPUT_NAME, model_file.PROBABILITIES_NAME)},
+        output_names=outputs,
+        dynamic_axes={name: {0: "N"} for name in (model_file.INPUT_NAME, *outputs)},
     )
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _not_traced(network: nn.Module, example: Tensor) -> onnx.ModelProto:
+def _not_traced(network: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
     """The graph by `torch.export`."""
     program = torch.onnx.export(
         network,
         (example,),
         dynamo=True,
         input_names=[model_file.INPUT_NAME],
-        output_names=[model_file.PROBABILITIES_NAME],
+        output_names=outputs,
         dynamic_shapes={"image": {0: torch.export.Dim("N")}},
         verbose=False,
     )
@@ -121,15 +172,24 @@ class Parity:
         image_count: Test images compared.
         top1_agreement: Share of them with the same best class.
         largest_difference: Largest difference of any probability.
+        largest_unknown_difference: Largest difference of any unknown score, as a share of 1 and the score; None where
+            the file has none.
     """
 
     image_count: int
     top1_agreement: float
     largest_difference: float
+    largest_unknown_difference: float | None = None
 
 
 def check_parity(
-    model_path: Path, photos: Sequence[Path], expected: NDArray[np.float32], *, threads: int, report: Report
+    model_path: Path,
+    photos: Sequence[Path],
+    expected: NDArray[np.float32],
+    *,
+    unknown_scores: NDArray[np.float32] | None = None,
+    threads: int,
+    report: Report,
 ) -> Parity:
     """Runs every photo through the file as a server would, and compares with the checkpoint.
 
@@ -137,24 +197,27 @@ def check_parity(
         model_path: The exported file.
         photos: Test photos.
         expected: The checkpoint's probabilities, float32 [photos, labels].
+        unknown_scores: Its unknown scores, float32 [photos], where the file has them.
         threads: Decoding and inference threads.
         report: Where progress goes.
 
     Raises:
-        ParityError: A photo gets another best class, or a probability that differs by more than `TOLERANCE`.
+        ParityError: A photo gets another best class, a probability that differs by more than `TOLERANCE`, or an unknown
+            score that differs by more than `UNKNOWN_TOLERANCE`.
     """
     model = load(model_path, threads=threads)
     total = len(photos)
-    largest, agreeing = 0.0, 0
+    largest, agreeing, unlike = 0.0, 0, 0.0
     rows = classify_files(
         model,
         photos,
         threads=threads,
         report=lambda done: report.progress(Progress(phase="parity", done=done, total=total)),
     )
-    for (photo, row), reference in zip(rows, expected, strict=True):
-        if isinstance(row, str):
-            raise ParityError(f"{photo} could be read for training and not for the exported file's check: {row}")
+    for number, ((photo, scores), reference) in enumerate(zip(rows, expected, strict=True)):
+        if isinstance(scores, str):
+            raise ParityError(f"{photo} could be read for training and not for the exported file's check: {scores}")
+        row = scores[: len(reference)]
         difference = float(np.abs(row - reference).max())
         best, wanted = int(row.argmax()), int(reference.argmax())
         # Two classes that share the first place to within the tolerance have no best one to disagree on.
@@ -166,7 +229,25 @@ def check_parity(
                 "the file is not to be trusted: report this with the run's plan.json"
             )
         largest, agreeing = max(largest, difference), agreeing + (best == wanted)
-    return Parity(image_count=total, top1_agreement=agreeing / total, largest_difference=largest)
+        if unknown_scores is not None:
+            unlike = max(unlike, _unlike(photo, float(scores[-1]), float(unknown_scores[number])))
+    return Parity(
+        image_count=total,
+        top1_agreement=agreeing / total,
+        largest_difference=largest,
+        largest_unknown_difference=None if unknown_scores is None else unlike,
+    )
+
+
+def _unlike(photo: Path, score: float, expected: float) -> float:
+    """How far an unknown score is off, as a share; refused where that is too much."""
+    difference = abs(score - expected) / max(1.0, expected)
+    if difference > UNKNOWN_TOLERANCE:
+        raise ParityError(
+            f"the exported file and the checkpoint disagree on how unlike all classes {photo} is: {score:.4f} against "
+            f"{expected:.4f}; the file is not to be trusted: report this with the run's plan.json"
+        )
+    return difference
 
 
 @contextmanager

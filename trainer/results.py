@@ -10,18 +10,17 @@ from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trapline import model_file
 from trapline.v1.metadata_pb2 import Evaluation, Label, ModelMetadata, Preprocessing
+from trapline.v1.metadata_pb2 import Unknowns as UnknownsMessage
 
 from .config import RunConfig
 from .data import Data
-from .evaluate.metrics import figures
+from .evaluate.assess import Assessment, assess, seen_by
+from .evaluate.calibrate import softmax
+from .evaluate.unknowns import KEPT_SHARE
 from .export import Parity, check_parity, to_onnx
-from .progress import Progress, Report
-from .recipe.part import predict
+from .progress import Report
 from .recipe.schedule import steps_in_epoch
 from .report import plots
 from .report.events import EventFile
@@ -47,25 +46,31 @@ def write_results(
         ParityError: The exported file and the network disagree on a test photo.
     """
     threads, data = trained.plan["threads"], trained.data
-    probabilities = {part: _predicted(data, trained, part, report=report) for part in ("val", "test")}
-    _write_predictions(data, probabilities, folder / "predictions.csv")
-    measured = {
-        part: figures(rows, data.targets(data.positions(part)), data.scan.labels)
-        for part, rows in probabilities.items()
-    }
+    assessed = assess(trained, target_precision=config.target_precision, report=report)
+    _write_predictions(data, assessed, folder / "predictions.csv")
+    measured = assessed.metrics
     model_path = folder / MODEL_FILE
-    expected, refit = probabilities["test"], ""
+    expected, unknown_scores, refit = assessed.probabilities["test"], assessed.unknown_scores["test"], ""
     if config.refit == "all":
         again = refitted(trained, report)
         if again is None:
             report.say("--refit all: the layers were fine-tuned with their head; nothing is fitted again")
         else:
-            trained, expected, refit = again, _predicted(data, again, "test", report=report), "all"
+            trained, refit = again, "all"
+            seen = seen_by(trained, data.part("test"), "test", report=report)
+            expected = softmax(seen.logits, assessed.temperature.temperature)
+            unknown_scores = assessed.unknowns.scores(expected, seen.features)
     report.say("exporting to ONNX")
-    metadata = _metadata(config, data, trained, rules=rules, test=measured["test"], refit=refit)
-    to_onnx(trained.backbone, metadata, model_path)
+    metadata = _metadata(config, data, trained, rules=rules, assessed=assessed, refit=refit)
+    to_onnx(
+        trained.backbone,
+        metadata,
+        model_path,
+        temperature=assessed.temperature.temperature,
+        unknowns=assessed.unknowns,
+    )
     photos = [data.scan.root / data.scan.photos[position].path for position in data.positions("test")]
-    parity = check_parity(model_path, photos, expected, threads=threads, report=report)
+    parity = check_parity(model_path, photos, expected, unknown_scores=unknown_scores, threads=threads, report=report)
     facts = {"backbone": trained.backbone.name, "labels": list(data.scan.labels)}
     state = {name: value.detach().cpu().contiguous() for name, value in trained.backbone.network.state_dict().items()}
     write_tensors(folder / "weights.safetensors", state, facts)
@@ -79,43 +84,48 @@ def write_results(
 def sentences(metrics: Mapping[str, Any], folder: Path) -> str:
     """The result for a person."""
     test, parity, split = metrics["test"], metrics["parity"], metrics["split"]
-    low, high = test["accuracy_interval"]
     stage = "the head on a frozen backbone" if metrics["stage"] == "head" else f"fine-tuned, epoch {metrics['epoch']}"
     weakest = min(
         ((row["recall"], label) for label, row in test["classes"].items() if row["recall"] is not None), default=None
     )
     lines = [
-        f"test accuracy {test['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}), balanced "
+        f"test accuracy {test['accuracy']:.1%} ({_interval(test)}), balanced "
         f"{test['balanced_accuracy']:.1%}, on {test['image_count']} photos that neither training nor any choice saw",
         f"split by {split['rule']}: {split['sentence']}",
+        f"calibration: {metrics['calibration']['sentence']}; {test['ece_sentence']}",
+        metrics["thresholds"]["sentence"],
+        metrics["unknowns"]["sentence"],
         f"exported {stage}: {folder / MODEL_FILE}",
         f"parity: {parity['image_count']} test photos through the exported file, {parity['top1_agreement']:.1%} of the "
         f"same class as by the checkpoint, largest difference of a probability {parity['largest_difference']:.1g}",
     ]
     if metrics["refit"] == "all":
-        lines[2] += "; its head was fitted again on every photo after the figures above were measured"
+        lines[5] += "; its head was fitted again on every photo after the figures above were measured"
     if weakest is not None and weakest[0] < 1:
         lines.insert(1, f"weakest class: {weakest[1]}, {weakest[0]:.1%} of it found")
     return "\n".join(lines)
 
 
-def _predicted(data: Data, trained: Trained, part: str, *, report: Report) -> NDArray[np.float32]:
-    phase = "validate" if part == "val" else "test"
-    return predict(
-        trained.backbone,
-        data.part(part),
-        batch_size=trained.plan["batch_size"],
-        device=trained.device,
-        report=lambda done, total: report.progress(Progress(phase=phase, done=done, total=total)),
-    )
+def _interval(test: Mapping[str, Any]) -> str:
+    """The accuracy's interval in words, or why there is none."""
+    if test["accuracy_interval"] is None:
+        sentence: str = test["interval_sentence"]
+        return sentence
+    low, high = test["accuracy_interval"]
+    how = " over groups" if test["interval_method"] == "group_bootstrap" else ""
+    return f"95 % interval{how} {low:.1%} to {high:.1%}"
 
 
 def _metadata(
-    config: RunConfig, data: Data, trained: Trained, *, rules: Preprocessing, test: Mapping[str, Any], refit: str
+    config: RunConfig, data: Data, trained: Trained, *, rules: Preprocessing, assessed: Assessment, refit: str
 ) -> ModelMetadata:
+    test = assessed.metrics["test"]
     metadata = ModelMetadata(
         model_id=config.model_id or _slug(config.data),
-        labels=[Label(id=label, display_name=label) for label in data.scan.labels],
+        labels=[
+            Label(id=label, display_name=label, threshold=threshold)
+            for label, threshold in zip(data.scan.labels, assessed.thresholds, strict=True)
+        ],
         preprocessing=rules,
         backbone=config.backbone,
         evaluation=Evaluation(
@@ -131,6 +141,13 @@ def _metadata(
         split_rule=data.split.rule,
         stage=trained.stage,
         refit=refit,
+        temperature=assessed.temperature.temperature,
+        target_precision=config.target_precision,
+        unknowns=UnknownsMessage(
+            method=assessed.unknowns.method,
+            kept_share=KEPT_SHARE,
+            auroc=assessed.metrics["unknowns"]["auroc"][assessed.unknowns.method],
+        ),
     )
     metadata.export_time.GetCurrentTime()
     metadata.export_time.nanos = 0
@@ -153,8 +170,7 @@ def _metrics(data: Data, trained: Trained, measured: Mapping[str, Any], parity: 
         head = {"strength": trained.head.strength, "cross_validated_loss": trained.head.losses}
     return {
         "labels": list(data.scan.labels),
-        "test": test,
-        "validation": measured["val"],
+        **measured,
         **{key: test[key] for key in shown},
         "split": {
             "rule": data.split.rule,
@@ -173,17 +189,18 @@ def _metrics(data: Data, trained: Trained, measured: Mapping[str, Any], parity: 
     }
 
 
-def _write_predictions(data: Data, probabilities: Mapping[str, NDArray[np.float32]], path: Path) -> None:
+def _write_predictions(data: Data, assessed: Assessment, path: Path) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     labels = data.scan.labels
-    writer.writerow(["path", "part", "label", "predicted", "score", *(f"probability_{label}" for label in labels)])
-    for part, rows in probabilities.items():
-        for position, row in zip(data.positions(part), rows, strict=True):
+    shown = [f"probability_{label}" for label in labels]
+    writer.writerow(["path", "part", "label", "predicted", "score", "unknown_score", *shown])
+    for part, rows in assessed.probabilities.items():
+        for position, row, unknown in zip(data.positions(part), rows, assessed.unknown_scores[part], strict=True):
             photo = data.scan.photos[position]
             best = int(row.argmax())
-            values = [f"{value:.6f}" for value in row]
-            writer.writerow([photo.path, part, photo.label, labels[best], f"{row[best]:.6f}", *values])
+            values = [f"{value:.6f}" for value in (row[best], unknown, *row)]
+            writer.writerow([photo.path, part, photo.label, labels[best], *values])
     write_text(path, buffer.getvalue())
 
 

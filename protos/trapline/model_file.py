@@ -19,6 +19,8 @@ METADATA_KEY = "trapline.v1.ModelMetadata"
 INPUT_NAME = "image"
 #: Name of the output with softmax probabilities: float32 [N, labels].
 PROBABILITIES_NAME = "probabilities"
+#: Name of the output with how unlike every class an image is, float32 [N]; there where `ModelMetadata.unknowns` is.
+UNKNOWN_SCORE_NAME = "unknown_score"
 #: Arithmetic that the files of one version may have; fp32 is always there.
 PRECISIONS = ("fp32", "int8", "fp16")
 #: The newest `Preprocessing.rule_version` that this code follows.
@@ -97,5 +99,7 @@ def _check(metadata: ModelMetadata) -> None:
         problem = f"its resize of {rules.resize_px} px is smaller than what is cut out of it"
     elif not 0 <= rules.decode_min_scale <= 64 or not 0 <= rules.pad_rgb <= 0xFFFFFF:
         problem = "its decode scale or padding colour is out of range"
+    elif any(label.HasField("threshold") and not 0 <= label.threshold <= 1 for label in metadata.labels):
+        problem = "a label's threshold is not within 0 to 1"
     if problem:
         raise ModelInvalid(f"the metadata in the file is not usable: {problem}; export it again")

@@ -46,8 +46,11 @@ def answer(request: classify_pb2.ClassifyRequest) -> classify_pb2.ClassifyRespon
         classify_pb2.Prediction(label_id=request.image.decode(errors="replace"), score=0.75, label_index=0),
         classify_pb2.Prediction(label_id="empty", score=0.25, label_index=1),
     ]
+    if request.model_thresholds:
+        predictions = predictions[:1]
+    unknown_score = 1.5 if request.image.startswith(b"odd") else None
     return classify_pb2.ClassifyResponse(
-        predictions=predictions[: request.top_k], model=request.model, model_version="3"
+        predictions=predictions[: request.top_k], model=request.model, model_version="3", unknown_score=unknown_score
     )
 
 

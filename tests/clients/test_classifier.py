@@ -83,6 +83,8 @@ def test_what_is_wrong_with_the_call_is_said_at_once(running, nobody):
             classifier.classify_many([b"fox"], top_k=0)
         with pytest.raises(RequestInvalid, match="min_score"):
             classifier.classify_many([b"fox"], min_score=2)
+        with pytest.raises(RequestInvalid, match="give one"):
+            classifier.classify_many([b"fox"], min_score=0.5, model_thresholds=True)
     with pytest.raises(RequestInvalid, match="timeout_seconds"):
         Classifier(running.address, model="fox", timeout_seconds=0)
     with (
@@ -90,6 +92,16 @@ def test_what_is_wrong_with_the_call_is_said_at_once(running, nobody):
         pytest.raises(ServerUnreachable, match=f"cannot reach the server at {nobody} .*; start one with `server run`"),
     ):
         classifier.classify(b"fox")
+
+
+def test_thresholds_are_asked_for_and_unknown_scores_told(running):
+    """By single calls and by streams; a model without an unknown score gives None."""
+    with Classifier(running.address, model="fox") as classifier:
+        odd, plain = classifier.classify(b"odd", model_thresholds=True), classifier.classify(b"fox")
+        assert (len(odd.predictions), odd.unknown_score) == (1, 1.5)
+        assert (len(plain.predictions), plain.unknown_score) == (2, None)
+        many = [result.answer for result in classifier.classify_many([b"odd", b"fox"], model_thresholds=True)]
+        assert [(len(answer.predictions), answer.unknown_score) for answer in many] == [(1, 1.5), (1, None)]
 
 
 def test_a_proxy_in_the_environment_is_not_asked(running, monkeypatch):

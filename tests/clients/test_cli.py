@@ -33,10 +33,10 @@ def test_a_folder_becomes_a_csv_in_the_order_of_its_paths(running, photos, trapl
     assert "12 of 12 images, 1 INVALID_ARGUMENT" in stderr
     assert list(rows[0]) == ["path", "status", "reason", "model_version"] + [
         f"{name}_{rank}" for rank in (1, 2, 3) for name in ("label", "score")
-    ]
+    ] + ["unknown_score"]
     order = (0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11)
     assert [row["path"] for row in rows] == [f"{photos}/camera {number % 2}/{number:02}.JPG" for number in order]
-    assert list(rows[0].values())[1:] == ["ok", "", "3", "animal 0", "0.750000", "empty", "0.250000", "", ""]
+    assert list(rows[0].values())[1:] == ["ok", "", "3", "animal 0", "0.750000", "empty", "0.250000", "", "", ""]
     assert list(rows[2].values())[1:5] == ["INVALID_ARGUMENT", "IMAGE_UNREADABLE", "", ""]
     assert [row["label_1"] for row in rows if row["label_1"]] == [f"animal {number}" for number in order if number != 4]
     assert [path.name for path in photos.iterdir() if "partial" in path.name] == []
@@ -58,6 +58,7 @@ def test_json_holds_the_same(running, photos, trapline):
         "reason": "",
         "model_version": "3",
         "predictions": [{"label": "animal 0", "score": 0.75}],
+        "unknown_score": None,
     }
 
 

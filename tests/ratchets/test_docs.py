@@ -18,7 +18,7 @@ VALUES = {
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
     "admin": "there:3", "health": "there:4",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
-    "precision": "int8", "log-format": "json", "trace-endpoint": "http://there:3",
+    "precision": "int8", "target-precision": "0.9", "log-format": "json", "trace-endpoint": "http://there:3",
 }  # fmt: skip
 
 #: Options that are refused without others.
@@ -39,7 +39,7 @@ FROZEN = {
     "trainer run": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --checkpoint-minutes --config "
     "--cutmix --earliest-rate --ema --epochs --fit --group-by --groups --image-px --label-smoothing "
     "--learning-rate --mixup --model-id --optimizer --out --patience --publish --refit --rotation-degrees "
-    "--schedule --seed --test-share --val-share --views --weight-decay --weights DATA",
+    "--schedule --seed --target-precision --test-share --val-share --views --weight-decay --weights DATA",
     "trainer lr-find": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --config --cutmix "
     "--earliest-rate "
     "--fit --group-by --groups --image-px --label-smoothing --mixup --optimizer --out --rotation-degrees "
@@ -56,7 +56,7 @@ FROZEN = {
     "--tls-client-ca --tls-key --token-file --trace-endpoint --watch",
     "server check": "--config --device --gpu-memory-mib --max-batch --model-memory-mib --models --precision --tf32 "
     "--threads",
-    "trapline classify": f"PATHS --model --out --timeout-seconds --top-k --window {TO_SERVER}",
+    "trapline classify": f"PATHS --model --model-thresholds --out --timeout-seconds --top-k --window {TO_SERVER}",
     "trapline models": f"--json --timeout-seconds {TO_SERVER}",
     "trapline reload": f"MODEL --timeout-seconds --version {TO_SERVER}",
 }

@@ -20,7 +20,7 @@ from PIL import Image
 from server.app import Server, build
 from server.config import ServerConfig
 from server.session import Runtime, Session, read_file
-from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, to_properties
+from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, UNKNOWN_SCORE_NAME, to_properties
 from trapline.preprocessing import rules
 from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2_grpc
 from trapline.v1.metadata_pb2 import Label, ModelMetadata
@@ -66,6 +66,33 @@ def model_bytes(*, image_px: int = 32, labels: tuple[str, ...] = LABELS, scale: 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     helper.set_model_props(model, to_properties(metadata(image_px=image_px, labels=labels)))
     return model.SerializeToString()
+
+
+def doubting_bytes(thresholds: tuple[float | None, ...] = (0.7, 0.9, None)) -> bytes:
+    """The model with an unknown score (the darkness of its brightest channel, 0 to 2) and a threshold a label."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.asarray(value, np.float32), name)
+            for name, value in (("two", 2), ("share", 1 / 127.5))
+        )
+        model.graph.node.extend(
+            [
+                helper.make_node("ReduceMax", ["colour"], ["brightest"], axes=[1], keepdims=0),
+                helper.make_node("Mul", ["brightest", "share"], ["bright"]),
+                helper.make_node("Sub", ["two", "bright"], [UNKNOWN_SCORE_NAME]),
+            ]
+        )
+        model.graph.output.append(helper.make_tensor_value_info(UNKNOWN_SCORE_NAME, TensorProto.FLOAT, ["N"]))
+        described = metadata()
+        described.target_precision = 0.95
+        described.unknowns.method = "nearest_class_mean"
+        for label, threshold in zip(described.labels, thresholds, strict=True):
+            if threshold is not None:
+                label.threshold = threshold
+        helper.set_model_props(model, to_properties(described))
+
+    return with_nodes(model_bytes(), change)
 
 
 def metadata(*, image_px: int = 32, labels: tuple[str, ...] = LABELS) -> ModelMetadata:
@@ -204,6 +231,7 @@ def kit() -> SimpleNamespace:
     return SimpleNamespace(
         LABELS=LABELS,
         model_bytes=model_bytes,
+        doubting_bytes=doubting_bytes,
         metadata=metadata,
         with_nodes=with_nodes,
         publish=publish,

@@ -72,7 +72,7 @@ def batcher(
 ) -> Batcher:
     return Batcher(
         run,
-        label_count=2,
+        score_count=2,
         limits=QueueLimits(**{**LIMITS, **limits}),
         pace=Pace(arranged or arrangement(seconds=seconds)),
         lanes=lanes or lanes_of(),
@@ -437,7 +437,7 @@ async def test_a_device_that_fails_every_batch_is_told():
 
     queue = Batcher(
         run,
-        label_count=2,
+        score_count=2,
         limits=QueueLimits(**LIMITS),
         pace=Pace(arrangement()),
         lanes=lanes_of(),

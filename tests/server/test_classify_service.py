@@ -42,6 +42,42 @@ async def test_an_image_gets_its_labels_scores_and_times(kit, models):
         assert [item.label_id for item in strong.predictions] == ["red"]
 
 
+async def test_the_models_own_thresholds_leave_predictions_out(kit, models):
+    """Each label has its own; one without any is left to a person; a model without thresholds says what to do."""
+    async with kit.running(models) as (_, stubs):
+        error = await refusal(stubs.classify.Classify(kit.request(kit.picture(), model_thresholds=True)))
+        assert (reason_name(error), list(error.violations)) == ("REQUEST_INVALID", ["model_thresholds"])
+        assert (await stubs.classify.Classify(kit.request(kit.picture(), model_thresholds=False))).predictions
+    kit.publish(models, "colours", 2, kit.doubting_bytes((0.7, 0.9, None)))
+    async with kit.running(models) as (_, stubs):
+
+        async def left(colour):
+            answer = await stubs.classify.Classify(kit.request(kit.picture(colour), model_thresholds=True))
+            return [item.label_id for item in answer.predictions]
+
+        # Scores of the best label: 0.79, 0.79, 0.99, 0.99.
+        assert await left((200, 120, 10)) == ["red"]
+        assert await left((120, 200, 10)) == []
+        assert await left((0, 255, 0)) == ["green"]
+        assert await left((0, 0, 255)) == []
+
+
+async def test_an_image_of_no_class_is_told(kit, models):
+    """The unknown score comes in calls, batches and streams beside the usual scores; other models have none."""
+    kit.publish(models, "doubting", 1, kit.doubting_bytes())
+    async with kit.running(models) as (_, stubs):
+        plain = await stubs.classify.Classify(kit.request(kit.picture()))
+        assert not plain.HasField("unknown_score")
+        bright, dark = kit.picture((255, 0, 0)), kit.picture((20, 0, 0))
+        requests = [kit.request(image, "models/doubting") for image in (bright, dark)]
+        answers = [await stubs.classify.Classify(request) for request in requests]
+        assert [answer.unknown_score for answer in answers] == pytest.approx([0, 2 - 20 / 127.5], abs=1e-5)
+        scores = [item.score for item in answers[1].predictions]
+        assert scores == pytest.approx(sorted(kit.expected_scores((20, 0, 0)), reverse=True), abs=1e-5)
+        batch = await stubs.classify.BatchClassify(kit.batch(requests))
+        assert [item.response.unknown_score for item in batch.results] == [item.unknown_score for item in answers]
+
+
 async def test_sixty_four_callers_each_get_their_own_answer(kit, models):
     """64 different images at once, by calls and a stream together: nobody gets another one's scores."""
     colours = [(number * 4, 255 - number * 4, number * 37 % 256) for number in range(64)]

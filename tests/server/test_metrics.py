@@ -68,6 +68,18 @@ async def test_answers_are_counted_by_best_label_and_score(kit, models):
         assert value(server, "trapline_top_score_ratio_count", **of) == 4
 
 
+async def test_images_of_no_class_are_counted(kit, models):
+    """Those with an unknown score above 1; the series ends with its version."""
+    kit.publish(models, "colours", 2, kit.doubting_bytes())
+    async with kit.running(models) as (server, stubs):
+        for colour in ((20, 0, 0), (0, 30, 0), (255, 0, 0)):
+            await stubs.classify.Classify(kit.request(kit.picture(colour)))
+        assert value(server, "trapline_unknown_images_total", model="colours", version="2") == 2
+        kit.publish(models, "colours", 3, kit.model_bytes())
+        await server.models.reload("colours")
+        await kit.until(lambda: series(server, "trapline_unknown_images_total") == {("colours", "3")})
+
+
 async def test_a_replaced_versions_series_are_dropped(kit, models):
     """After its last answer; so reloads pile up none, and what the new version goes on with keeps its counts."""
     async with kit.running(models, holds=True) as (server, stubs):

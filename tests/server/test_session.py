@@ -20,12 +20,24 @@ def test_a_session_is_warm_and_knows_its_file(kit):
     content = kit.model_bytes()
     session = Session(content, RUNTIME)
     assert session.digest == hashlib.sha256(content).hexdigest()
-    assert session.label_count == 3
+    assert session.score_count == 3
     assert session.arrangement.alone.seconds(6) > 0
     assert session.arrangement.shared is None
     for count in (1, 5, 6):
         scores = session.run(pixels(count))
         assert (scores.shape, scores.dtype) == ((count, 3), np.float32)
+
+
+def test_an_unknown_score_must_be_there_where_the_file_says_so(kit):
+    """It comes last in a row; metadata that promise it and a graph without it are refused by the output's name."""
+    session = Session(kit.doubting_bytes(), RUNTIME)
+    assert session.score_count == 4
+    scores = session.run(np.zeros((2, 32, 32, 3), np.uint8))
+    assert scores[:, 3].tolist() == [2, 2]
+    assert scores[:, :3].sum(axis=1) == pytest.approx([1, 1])
+    without = kit.with_nodes(kit.doubting_bytes(), lambda model: model.graph.output.pop())
+    with pytest.raises(ModelInvalid, match="unknown_score"):
+        Session(without, RUNTIME)
 
 
 def test_padding_to_a_bucket_changes_no_answer(kit):

@@ -16,6 +16,7 @@ def session(kit, *, threads=2, lanes=True, run=None):
         threads=threads,
         buckets=(),
         has_lanes=lanes,
+        score_count=3,
         run=run or (lambda pixels, **_: np.full((len(pixels), 3), 1 / 3, np.float32)),
     )
 

@@ -8,7 +8,9 @@ from PIL import Image
 
 from trainer import backbone, export
 from trainer.errors import ParityError
+from trainer.evaluate.calibrate import softmax
 from trainer.evaluate.model import load
+from trainer.evaluate.unknowns import Unknowns, class_means
 from trapline import model_file, preprocessing
 from trapline.v1.metadata_pb2 import Label, ModelMetadata
 
@@ -48,6 +50,32 @@ def test_any_batch_gives_the_networks_answers(exported, count):
     with torch.no_grad():
         expected = network.network(network.normalised(torch.from_numpy(pixels))).softmax(dim=1).numpy()
     np.testing.assert_allclose(load(path, threads=1).probabilities(pixels), expected, atol=1e-5)
+
+
+def test_temperature_and_unknown_score_are_in_the_graph(tmp_path):
+    """By either measure the file gives what the network's logits and features give, and the network keeps its head."""
+    torch.manual_seed(1)
+    network = backbone.build("mobilenet_v3_small", label_count=3, image_px=32, weights="none")
+    pixels = np.random.default_rng(1).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        features = network.features(torch.from_numpy(pixels))
+        logits = network.head(features).numpy()
+    probabilities = softmax(logits, 1.7)
+    means = class_means(features.numpy(), np.arange(12) % 3, label_count=3)
+    described = ModelMetadata(model_id="x", labels=[Label(id=name) for name in "abc"], preprocessing=RULES)
+    for method, used in (("nearest_class_mean", means), ("max_softmax", None)):
+        unknowns = Unknowns(method=method, unit=0.8, means=used, auroc={}, test_auroc={})
+        described.unknowns.method = method
+        path = tmp_path / f"{method}.onnx"
+        export.to_onnx(network, described, path, temperature=1.7, unknowns=unknowns)
+        model = load(path, threads=1)
+        for count in (1, 5, 12):
+            scores = model.scores(pixels[:count])
+            assert scores.shape == (count, 4)
+            np.testing.assert_allclose(scores[:, :3], probabilities[:count], atol=1e-5)
+            expected = unknowns.scores(probabilities[:count], features.numpy()[:count])
+            np.testing.assert_allclose(scores[:, 3], expected, rtol=1e-3, atol=1e-5)
+    assert isinstance(network.head, torch.nn.Linear)
 
 
 #: One builder of each family of torchvision's, and a small input that it takes.
@@ -102,10 +130,16 @@ def test_every_family_gives_its_answers_in_any_batch(name, tmp_path):
     assert expected.std(axis=0).max() > 1e-2
     rules = preprocessing.rules(fit="stretch", image_px=image_px)
     labels = [Label(id=label) for label in ("deer", "fox", "hog")]
-    export.to_onnx(network, ModelMetadata(model_id="x", labels=labels, preprocessing=rules), tmp_path / "model.onnx")
+    means = class_means(seen.numpy(), np.arange(len(seen)) % 3, label_count=3)
+    unknowns = Unknowns(method="nearest_class_mean", unit=1.0, means=means, auroc={}, test_auroc={})
+    described = ModelMetadata(model_id="x", labels=labels, preprocessing=rules)
+    described.unknowns.method = unknowns.method
+    export.to_onnx(network, described, tmp_path / "model.onnx", unknowns=unknowns)
     model = load(tmp_path / "model.onnx", threads=1)
     for count in (1, 2, 5):
         np.testing.assert_allclose(model.probabilities(pixels[:count]), expected[:count], atol=1e-3)
+    rows = unknowns.scores(expected, network.features(images).detach().numpy())
+    np.testing.assert_allclose(model.scores(pixels)[:, 3], rows, rtol=5e-3, atol=1e-3)
 
 
 def photos(folder, count):

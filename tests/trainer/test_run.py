@@ -73,6 +73,15 @@ def test_a_run_leaves_what_it_promises(whole):
     assert metadata.preprocessing.height_px == 32
     assert metadata.model_id == "colours"
     assert metadata.evaluation.accuracy == metrics["test"]["accuracy"]
+    assert metadata.temperature == metrics["calibration"]["temperature"]
+    assert metadata.target_precision == metrics["thresholds"]["target_precision"]
+    assert metadata.unknowns.method == metrics["unknowns"]["method"]
+    thresholds = {label.id: label.threshold for label in metadata.labels if label.HasField("threshold")}
+    chosen = {label: row["threshold"] for label, row in metrics["thresholds"]["classes"].items()}
+    assert thresholds == pytest.approx({label: value for label, value in chosen.items() if value is not None})
+    assert 0 <= metrics["thresholds"]["left_to_person_share"] <= 1
+    assert metrics["calibration"]["validation_loss_after"] <= metrics["calibration"]["validation_loss_before"]
+    assert metrics["parity"]["largest_unknown_difference"] < 1e-3
     assert json.loads((run / "state.json").read_text())["state"] == "done"
     assert f"{metrics['test']['accuracy']:.1%}" in done.stdout
 

@@ -9,6 +9,7 @@ import numpy as np
 from ..dataset.layout import find_files
 from ..errors import DatasetError
 from ..progress import Progress, Report
+from .calibrate import calibration_figures
 from .metrics import figures
 from .model import classify_files, load
 
@@ -23,7 +24,8 @@ def evaluate(model_path: Path, data: Path, *, threads: int, report: Report) -> d
         report: Where progress goes.
 
     Returns:
-        The figures, `unknown_class_image_count` (images of classes that the model does not know: excluded),
+        The figures, those of `calibration_figures`, `unknown_class_image_count` (images of classes that the model does
+        not know: excluded),
         `unreadable_image_count` and `unreadable` (path -> reason).
 
     Raises:
@@ -41,14 +43,15 @@ def evaluate(model_path: Path, data: Path, *, threads: int, report: Report) -> d
         if isinstance(row, str):
             unreadable[file.path] = row
         else:
-            rows.append(row)
+            rows.append(row[: len(model.labels)])
             targets.append(position[file.label])
     if not rows:
         raise DatasetError(
             f"{data} has no readable image of a class that the model knows ({', '.join(model.labels)}); "
             "name each folder after one of them"
         )
-    result = figures(np.stack(rows), np.array(targets, dtype=np.int64), model.labels)
+    probabilities, true = np.stack(rows), np.array(targets, dtype=np.int64)
+    result = figures(probabilities, true, model.labels) | calibration_figures(probabilities, true)
     return result | {
         "unknown_class_image_count": len(files) - len(known),
         "unreadable_image_count": len(unreadable),

@@ -37,12 +37,20 @@ class ExportedModel:
         """The classes' ids, in output order."""
         return [label.id for label in self.metadata.labels]
 
+    def scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Softmax probabilities, and last the unknown score where the file has one, of uint8 [N, H, W, 3] pixels.
+
+        Returns:
+            Float32 [N, labels], or [N, labels + 1].
+        """
+        names = [model_file.PROBABILITIES_NAME]
+        if self.metadata.HasField("unknowns"):
+            names.append(model_file.UNKNOWN_SCORE_NAME)
+        return np.column_stack(self.session.run(names, {model_file.INPUT_NAME: pixels}))
+
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Softmax probabilities, float32 [N, labels], of uint8 [N, H, W, 3] pixels."""
-        rows: NDArray[np.float32] = self.session.run([model_file.PROBABILITIES_NAME], {model_file.INPUT_NAME: pixels})[
-            0
-        ]
-        return rows
+        return self.scores(pixels)[:, : len(self.labels)]
 
 
 def load(path: Path, *, threads: int) -> ExportedModel:
@@ -82,7 +90,7 @@ def open_network(data: bytes, *, threads: int) -> onnxruntime.InferenceSession:
 def classify_files(
     model: ExportedModel, paths: Iterable[Path], *, threads: int, report: Callable[[int], None]
 ) -> Iterator[tuple[Path, NDArray[np.float32] | str]]:
-    """Each path with its probabilities, float32 [labels], or with the reason why it has none; in order.
+    """Each path with its scores as `ExportedModel.scores` gives them, or with the reason why it has none; in order.
 
     Args:
         model: The loaded file.
@@ -96,7 +104,7 @@ def classify_files(
         while batch := list(islice(iterator, _BATCH)):
             pixels = list(pool.map(lambda path: _pixels(path, model.metadata), batch))
             whole = [item for item in pixels if not isinstance(item, str)]
-            rows = iter(model.probabilities(np.stack(whole))) if whole else iter(())
+            rows = iter(model.scores(np.stack(whole))) if whole else iter(())
             for path, item in zip(batch, pixels, strict=True):
                 yield path, item if isinstance(item, str) else next(rows)
             done += len(batch)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from ..evaluate.metrics import wilson_interval
+from ..evaluate.intervals import wilson_interval
 
 #: Least share of photos that must get the same best class, and least lower end of its 95 % Wilson interval.
 LEAST_AGREEMENT, LEAST_LOWER_END = 0.99, 0.98

@@ -27,6 +27,7 @@ from scipy.stats import norm, poisson
 from trapline import model_file
 
 from ..evaluate.model import open_network
+from .aside import nodes_aside
 from .biases import channel_means, round_weights
 from .gate import most_flips
 
@@ -113,10 +114,10 @@ def best_int8(
         round_weights(model, channel_means(model, batches(), threads=threads))
         onnx.save(model, prepared)
         found: list[Candidate] = []
-        float_nodes = _float_nodes(model)
+        float_nodes, aside = _float_nodes(model), nodes_aside(model)
         for number, (count, names) in enumerate(float_nodes.items()):
             report(number, len(float_nodes))
-            quantised = _quantised(prepared, batches(), exclude=names)
+            quantised = _quantised(prepared, batches(), exclude=[*names, *aside])
             found.append(_measured(quantised, count, batches(), answers, threads=threads))
             if _expected_to_pass(found[-1], answers.judged_count):
                 break
@@ -162,7 +163,8 @@ def _quantised(prepared: Path, batches: Iterable[NDArray[np.uint8]], *, exclude:
 def _float_nodes(model: onnx.ModelProto) -> dict[int, list[str]]:
     """For each of `_FLOAT_LAYERS` that leaves some to quantise: the nodes up to and with that many layers."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    nodes = list(model.graph.node)
+    aside = set(nodes_aside(model))
+    nodes = [node for node in model.graph.node if node.name not in aside]
     layers = [
         index
         for index, node in enumerate(nodes)

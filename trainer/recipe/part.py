@@ -64,6 +64,49 @@ def predict(
     return world.gathered(np.concatenate(rows))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a network makes of some images.
+
+    Attributes:
+        features: What the head sees, float32 [images, features].
+        logits: What the head says, float32 [images, labels].
+        targets: Class of each image, int64 [images].
+    """
+
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    targets: NDArray[np.int64]
+
+
+def see(
+    backbone: Backbone,
+    part: Part,
+    *,
+    batch_size: int,
+    device: torch.device,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Seen:
+    """Features and logits of the part's images, in one pass.
+
+    Raises:
+        TrainerError: There is not enough memory for a batch.
+    """
+    backbone.network.eval()
+    count, most = len(part.targets), at_once(batch_size, device)
+    features = np.empty((count, backbone.head.in_features), np.float32)
+    logits = np.empty((count, backbone.head.out_features), np.float32)
+    with torch.inference_mode():
+        for begin in range(0, count, most):
+            positions = range(begin, min(count, begin + most))
+            with out_of_memory.told(batch_size, device, at_once=most):
+                seen = backbone.features(torch.from_numpy(part.pixels(positions)).to(device))
+                features[begin : begin + most] = seen.cpu().numpy()
+                logits[begin : begin + most] = backbone.head(seen).cpu().numpy()
+            report(positions.stop, count)
+    return Seen(features=features, logits=logits, targets=part.targets)
+
+
 def losses(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
     """Cross-entropy of each image, in nats, float64 [images], from softmax probabilities [images, labels]."""
     picked = probabilities[np.arange(len(targets)), targets].astype(np.float64)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ModelMetadata(_message.Message):
-    __slots__ = ("model_id", "labels", "preprocessing", "backbone", "evaluation", "export_time", "trainer_version", "data_digest", "split_digest", "split_rule", "stage", "refit", "precision", "fp32_digest")
+    __slots__ = ("model_id", "labels", "preprocessing", "backbone", "evaluation", "export_time", "trainer_version", "data_digest", "split_digest", "split_rule", "temperature", "target_precision", "unknowns", "stage", "refit", "precision", "fp32_digest")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,9 @@ class ModelMetadata(_message.Message):
     DATA_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SPLIT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SPLIT_RULE_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_PRECISION_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWNS_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     REFIT_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
@@ -33,19 +36,34 @@ class ModelMetadata(_message.Message):
     data_digest: str
     split_digest: str
     split_rule: str
+    temperature: float
+    target_precision: float
+    unknowns: Unknowns
     stage: str
     refit: str
     precision: str
     fp32_digest: str
-    def __init__(self, model_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., backbone: _Optional[str] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., export_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., trainer_version: _Optional[str] = ..., data_digest: _Optional[str] = ..., split_digest: _Optional[str] = ..., split_rule: _Optional[str] = ..., stage: _Optional[str] = ..., refit: _Optional[str] = ..., precision: _Optional[str] = ..., fp32_digest: _Optional[str] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., backbone: _Optional[str] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., export_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., trainer_version: _Optional[str] = ..., data_digest: _Optional[str] = ..., split_digest: _Optional[str] = ..., split_rule: _Optional[str] = ..., temperature: _Optional[float] = ..., target_precision: _Optional[float] = ..., unknowns: _Optional[_Union[Unknowns, _Mapping]] = ..., stage: _Optional[str] = ..., refit: _Optional[str] = ..., precision: _Optional[str] = ..., fp32_digest: _Optional[str] = ...) -> None: ...
 
 class Label(_message.Message):
-    __slots__ = ("id", "display_name")
+    __slots__ = ("id", "display_name", "threshold")
     ID_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     id: str
     display_name: str
-    def __init__(self, id: _Optional[str] = ..., display_name: _Optional[str] = ...) -> None: ...
+    threshold: float
+    def __init__(self, id: _Optional[str] = ..., display_name: _Optional[str] = ..., threshold: _Optional[float] = ...) -> None: ...
+
+class Unknowns(_message.Message):
+    __slots__ = ("method", "kept_share", "auroc")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    KEPT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    AUROC_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    kept_share: float
+    auroc: float
+    def __init__(self, method: _Optional[str] = ..., kept_share: _Optional[float] = ..., auroc: _Optional[float] = ...) -> None: ...
 
 class Preprocessing(_message.Message):
     __slots__ = ("height_px", "width_px", "fit", "resize_px", "interpolation", "decode_min_scale", "pad_rgb", "rule_version")

@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import pytest
+
+from trainer.evaluate.unknowns import KEPT_SHARE, class_means, find_unknowns
+from trainer.recipe.part import Seen
+
+
+def seen(random, centres, *, each, spread=1.0):
+    """Features around centres, and logits that know how far each centre is."""
+    targets = np.repeat(np.arange(len(centres)), each)
+    features = (centres[targets] + random.normal(0, spread, (len(targets), centres.shape[1]))).astype(np.float32)
+    logits = -((features[:, None] - centres) ** 2).sum(axis=2).astype(np.float32)
+    return Seen(features=features, logits=logits, targets=targets)
+
+
+def parts(centres, *, seed=0):
+    random = np.random.default_rng(seed)
+    return [seen(random, centres, each=each) for each in (40, 30, 30)]
+
+
+def probabilities_of(part):
+    shifted = part.logits - part.logits.max(axis=1, keepdims=True)
+    return (np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_distances_are_worked_by_hand():
+    """Standardised root mean square distance to each class's mean."""
+    features = np.array([[0, 0], [0, 2], [4, 0], [4, 2]], np.float32)
+    means = class_means(features, np.array([0, 0, 1, 1]), label_count=2)
+    # Mean (2, 1), deviation (2, 1): class means lie at (-1, 0) and (1, 0).
+    assert means.distances(np.array([[0, 1]], np.float32)) == pytest.approx(np.array([[0.0, np.sqrt(2)]]), abs=1e-6)
+
+
+def test_a_feature_that_never_changes_says_nothing():
+    """A dead unit does not blow distances up when it moves by its own rounding later."""
+    features = np.array([[0, 5], [1, 5], [4, 5], [5, 5]], np.float32)
+    means = class_means(features, np.array([0, 0, 1, 1]), label_count=2)
+    moved = means.distances(np.array([[0.5, 5.001]], np.float32))
+    assert moved[0, 0] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_class_far_from_the_others_is_told_by_its_distance():
+    """Classes in directions of their own: distance finds the left-out one nearly always, and is what ships."""
+    centres = 12 * np.eye(6)[:5]
+    training, validation, test = parts(centres)
+    found = find_unknowns(training, validation, test, probabilities_of(validation), label_count=5)
+    assert found.method == "nearest_class_mean"
+    facts = found.facts(["a", "b", "c", "d", "e"])
+    assert facts["auroc"]["nearest_class_mean"] > 0.95
+    assert set(facts["classes"]) == {"a", "b", "c", "d", "e"}
+    json.dumps(facts, allow_nan=False)
+    known = found.scores(probabilities_of(validation), validation.features)
+    assert (known <= 1).mean() == pytest.approx(KEPT_SHARE, abs=0.01)
+    far = np.full((1, 6), -30, np.float32)
+    assert found.scores(np.array([[1.0, 0, 0, 0, 0]], np.float32), far)[0] > 2
+
+
+def test_classes_between_others_are_told_by_an_unsure_head():
+    """Left-out classes in the middle of the others lie near means but leave the head unsure: max softmax ships."""
+    centres = np.array([[-6.0, 0], [6, 0], [0, 6], [0, -6], [0, 0], [3, 3], [-3, -3]])
+    random = np.random.default_rng(5)
+    training, validation, test = (seen(random, centres, each=each, spread=0.7) for each in (40, 30, 30))
+    found = find_unknowns(training, validation, test, probabilities_of(validation), label_count=7)
+    best = max(("nearest_class_mean", "max_softmax"), key=lambda method: np.mean(found.auroc[method]))
+    assert found.method == best
+    assert (found.means is None) == (best == "max_softmax")
+
+
+def test_two_classes_leave_nothing_to_be_unsure_between():
+    """With one class left a head is always certain: only the distance can tell, and no figure is NaN."""
+    centres = np.array([[0.0, 0, 0], [9, 0, 0]])
+    training, validation, test = parts(centres)
+    found = find_unknowns(training, validation, test, probabilities_of(validation), label_count=2)
+    assert found.method == "nearest_class_mean"
+    assert list(found.auroc["max_softmax"]) == [0.5, 0.5]
+    json.dumps(found.facts(["a", "b"]), allow_nan=False)
+
+
+def test_a_class_without_test_images_has_no_figure():
+    """It is null, and the mean is over the others."""
+    centres = 9 * np.eye(4)[:3]
+    training, validation, test = parts(centres)
+    kept = test.targets != 2
+    test = Seen(features=test.features[kept], logits=test.logits[kept], targets=test.targets[kept])
+    found = find_unknowns(training, validation, test, probabilities_of(validation), label_count=3)
+    facts = found.facts(["a", "b", "c"])
+    assert facts["classes"]["c"] == {"nearest_class_mean": None, "max_softmax": None}
+    assert facts["auroc"]["nearest_class_mean"] is not None

@@ -1,0 +1,190 @@
+"""How unlike all classes an image is: two measures, compared by leaving each class out, and the better one.
+
+`max_softmax`: one less the best class's probability (Hendrycks and Gimpel 2017). `nearest_class_mean`: the distance of
+the features to the nearest class's mean, in standard deviations (arXiv 2506.06719 for wildlife, there without scaling).
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..recipe.part import Seen
+
+Method = Literal["nearest_class_mean", "max_softmax"]
+METHODS: tuple[Method, ...] = ("nearest_class_mean", "max_softmax")
+#: Share of validation images of known classes whose score is at most 1.
+KEPT_SHARE = 0.95
+#: Training images of a class that means and heads are made of, at most.
+MOST_OF_A_CLASS = 40
+_STRENGTH = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """Features of training images, as distances need them.
+
+    Attributes:
+        centre: Mean of all features, float32 [features].
+        scale: Their standard deviation, float32 [features].
+        classes: Mean of each class's standardised features, float32 [labels, features].
+    """
+
+    centre: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    classes: NDArray[np.float32]
+
+    def distances(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Root mean square difference of each image's standardised features to each class's mean, [images, labels]."""
+        values = ((features - self.centre) / self.scale).astype(np.float64)
+        means = self.classes.astype(np.float64)
+        squares = (values**2).sum(axis=1)[:, None] - 2 * values @ means.T + (means**2).sum(axis=1)
+        distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0) / values.shape[1]).astype(np.float32)
+        return distances
+
+
+def class_means(features: NDArray[np.float32], targets: NDArray[np.int64], *, label_count: int) -> Means:
+    """The means of training images' features, float32 [images, features]; every class occurs."""
+    centre, scale = features.mean(axis=0), features.std(axis=0)
+    # A feature that never changes says nothing and must not be blown up.
+    scale = np.where(scale > 1e-6 * max(1e-12, float(scale.max())), scale, np.inf)
+    values = (features - centre) / scale
+    classes = np.stack([values[targets == label].mean(axis=0) for label in range(label_count)])
+    scale = np.where(np.isinf(scale), np.float32(1e12), scale)
+    return Means(centre=centre.astype(np.float32), scale=scale.astype(np.float32), classes=classes.astype(np.float32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknowns:
+    """How an image's unknown score is made.
+
+    Attributes:
+        method: The measure that told left-out classes better, on average over the classes.
+        unit: What its raw value is divided by: `KEPT_SHARE` of the validation images have a score of at most 1 then.
+        means: For distances; None where the measure needs none.
+        auroc: Of each method and class left out, on validation images; None where it cannot be had.
+        test_auroc: The same on test images.
+    """
+
+    method: Method
+    unit: float
+    means: Means | None
+    auroc: Mapping[Method, Sequence[float | None]]
+    test_auroc: Mapping[Method, Sequence[float | None]]
+
+    def scores(self, probabilities: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unknown score of each image, float32 [images]: 0 and more; above 1 it is likely of no class.
+
+        Args:
+            probabilities: Softmax probabilities as they are served, float32 [images, labels].
+            features: What the head sees, float32 [images, features].
+        """
+        return (_raw(self.method, probabilities, features, self.means) / self.unit).astype(np.float32)
+
+    def facts(self, labels: Sequence[str]) -> dict[str, Any]:
+        """The JSON values of `metrics.json`."""
+        means = {method: mean_of(self.auroc[method]) for method in METHODS}
+        test_means = {method: mean_of(self.test_auroc[method]) for method in METHODS}
+        words = {"nearest_class_mean": "distance to the nearest class mean", "max_softmax": "one less the best score"}
+        shown = ", ".join(
+            f"{words[method]} {'not measured' if test_means[method] is None else f'{test_means[method]:.2f}'}"
+            for method in METHODS
+        )
+        return {
+            "method": self.method,
+            "threshold": 1.0,
+            "kept_share": KEPT_SHARE,
+            "auroc": test_means,
+            "validation_auroc": means,
+            "classes": {
+                label: {method: self.test_auroc[method][index] for method in METHODS}
+                for index, label in enumerate(labels)
+            },
+            "sentence": f"the file tells unknowns by {words[self.method]}, chosen on validation; AUROC on test images "
+            f"with each class left out in turn, mean: {shown} (0.5 is chance, 1 perfect); above 1 lie "
+            f"{1 - KEPT_SHARE:.0%} of the known validation images",
+        }
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are there; None where none is."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+def find_unknowns(
+    training: "Seen", validation: "Seen", test: "Seen", probabilities: NDArray[np.float32], *, label_count: int
+) -> Unknowns:
+    """Compares the two measures by leaving each class out, and makes the better one ready.
+
+    A class is left out of the means, and out of a head fitted anew on the same training features. The backbone is the
+    one that was trained, with all classes where it was fine-tuned: what it tells apart is then measured too kindly.
+
+    Args:
+        training: At most `MOST_OF_A_CLASS` images of each class; every class occurs.
+        validation: What the choice is made on.
+        test: What the choice is reported on.
+        probabilities: Of validation as they are served, float32 [images, labels]; the score's unit is of these.
+        label_count: Number of classes.
+    """
+    auroc: dict[Method, list[float | None]] = {method: [] for method in METHODS}
+    test_auroc: dict[Method, list[float | None]] = {method: [] for method in METHODS}
+    for label in range(label_count):
+        measures = _without(training, label, label_count=label_count)
+        for part, found in ((validation, auroc), (test, test_auroc)):
+            for each in METHODS:
+                found[each].append(_auroc(part.targets == label, measures[each](part.features)))
+    means = class_means(training.features, training.targets, label_count=label_count)
+    near, soft = (mean_of(auroc[each]) or 0.0 for each in METHODS)
+    method: Method = "nearest_class_mean" if near > soft else "max_softmax"
+    raw = _raw(method, probabilities, validation.features, means)
+    return Unknowns(
+        method=method,
+        unit=max(1e-6, float(np.quantile(raw, KEPT_SHARE))),
+        means=means if method == "nearest_class_mean" else None,
+        auroc=auroc,
+        test_auroc=test_auroc,
+    )
+
+
+def _raw(
+    method: Method, probabilities: NDArray[np.float32], features: NDArray[np.float32], means: Means | None
+) -> NDArray[np.float32]:
+    if method == "max_softmax" or means is None:
+        unsure: NDArray[np.float32] = 1 - probabilities.max(axis=1)
+        return unsure
+    nearest: NDArray[np.float32] = means.distances(features).min(axis=1)
+    return nearest
+
+
+def _without(training: "Seen", label: int, *, label_count: int) -> dict[Method, Any]:
+    """Both measures, made without one class: functions of features, float32 [images, features]."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    kept = training.targets != label
+    features, targets = training.features[kept], np.unique(training.targets[kept], return_inverse=True)[1]
+    means = class_means(features, targets, label_count=label_count - 1)
+    if label_count == 2:
+        return {
+            "nearest_class_mean": lambda rows: means.distances(rows).min(axis=1),
+            "max_softmax": lambda rows: np.zeros(len(rows), np.float32),  # one class is always certain
+        }
+    head = LogisticRegression(C=_STRENGTH, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        head.fit((features - means.centre) / means.scale, targets)
+    return {
+        "nearest_class_mean": lambda rows: means.distances(rows).min(axis=1),
+        "max_softmax": lambda rows: 1 - head.predict_proba((rows - means.centre) / means.scale).max(axis=1),
+    }
+
+
+def _auroc(unknown: NDArray[np.bool_], scores: NDArray[np.float32]) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(unknown, scores)) if unknown.any() and not unknown.all() else None
