@@ -48,7 +48,6 @@ class _Served(nn.Module):
             self.register_buffer("centre", torch.from_numpy(means.centre).to(device))
             self.register_buffer("share", torch.from_numpy(1 / means.scale).to(device))
             self.register_buffer("classes", torch.from_numpy(means.classes.T.copy()).to(device))
-            self.register_buffer("squares", torch.from_numpy((means.classes**2).sum(axis=1)).to(device))
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         features = self.network(self.backbone.normalised(image))
@@ -61,9 +60,9 @@ class _Served(nn.Module):
         if self.unknowns.means is None:
             return probabilities, (1 - probabilities.amax(dim=1)) / self.unknowns.unit
         values = (features - self.centre) * self.share
-        squares = (values * values).sum(dim=1, keepdim=True) - 2 * values @ self.classes + self.squares
-        distances = (squares.clamp(min=0) / values.shape[1]).sqrt()
-        return probabilities, distances.amin(dim=1) / self.unknowns.unit
+        lengths = (values * values).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+        nearest = 1 - (values / lengths @ self.classes).amax(dim=1)
+        return probabilities, nearest / self.unknowns.unit
 
 
 @contextmanager

@@ -26,11 +26,13 @@ def probabilities_of(part):
 
 
 def test_distances_are_worked_by_hand():
-    """Standardised root mean square distance to each class's mean."""
+    """One less the cosine with each class's mean, after standardising."""
     features = np.array([[0, 0], [0, 2], [4, 0], [4, 2]], np.float32)
     means = class_means(features, np.array([0, 0, 1, 1]), label_count=2)
     # Mean (2, 1), deviation (2, 1): class means lie at (-1, 0) and (1, 0).
-    assert means.distances(np.array([[0, 1]], np.float32)) == pytest.approx(np.array([[0.0, np.sqrt(2)]]), abs=1e-6)
+    asked = np.array([[0, 1], [2, 3], [4, 3]], np.float32)
+    expected = [[0, 2], [1, 1], [1 + 1 / np.sqrt(5), 1 - 1 / np.sqrt(5)]]
+    assert means.distances(asked) == pytest.approx(np.array(expected), abs=1e-6)
 
 
 def test_a_feature_that_never_changes_says_nothing():
@@ -39,6 +41,7 @@ def test_a_feature_that_never_changes_says_nothing():
     means = class_means(features, np.array([0, 0, 1, 1]), label_count=2)
     moved = means.distances(np.array([[0.5, 5.001]], np.float32))
     assert moved[0, 0] == pytest.approx(0, abs=1e-3)
+    assert np.isfinite(means.distances(means.centre[None])).all()
 
 
 def test_a_class_far_from_the_others_is_told_by_its_distance():
@@ -69,13 +72,15 @@ def test_classes_between_others_are_told_by_an_unsure_head():
 
 
 def test_two_classes_leave_nothing_to_be_unsure_between():
-    """With one class left a head is always certain: only the distance can tell, and no figure is NaN."""
+    """With one class left neither measure can tell anything: nothing is claimed, and no figure is NaN."""
     centres = np.array([[0.0, 0, 0], [9, 0, 0]])
     training, validation, test = parts(centres)
     found = find_unknowns(training, validation, test, probabilities_of(validation), label_count=2)
-    assert found.method == "nearest_class_mean"
-    assert list(found.auroc["max_softmax"]) == [0.5, 0.5]
-    json.dumps(found.facts(["a", "b"]), allow_nan=False)
+    facts = found.facts(["a", "b"])
+    assert facts["auroc"] == {"nearest_class_mean": None, "max_softmax": None}
+    assert "not measured" in facts["sentence"]
+    assert (found.scores(probabilities_of(validation), validation.features) <= 1).mean() >= KEPT_SHARE
+    json.dumps(facts, allow_nan=False)
 
 
 def test_a_class_without_test_images_has_no_figure():

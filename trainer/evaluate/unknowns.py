@@ -1,7 +1,8 @@
 """How unlike all classes an image is: two measures, compared by leaving each class out, and the better one.
 
-`max_softmax`: one less the best class's probability (Hendrycks and Gimpel 2017). `nearest_class_mean`: the distance of
-the features to the nearest class's mean, in standard deviations (arXiv 2506.06719 for wildlife, there without scaling).
+`max_softmax`: one less the best class's probability (Hendrycks and Gimpel 2017). `nearest_class_mean`: the cosine
+distance of the features, in standard deviations, to the nearest class's mean (arXiv 2506.06719 for wildlife, there
+without scaling).
 """
 
 import warnings
@@ -22,6 +23,7 @@ KEPT_SHARE = 0.95
 #: Training images of a class that means and heads are made of, at most.
 MOST_OF_A_CLASS = 40
 _STRENGTH = 0.01
+_SHORTEST = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Means:
     Attributes:
         centre: Mean of all features, float32 [features].
         scale: Their standard deviation, float32 [features].
-        classes: Mean of each class's standardised features, float32 [labels, features].
+        classes: Direction of the mean of each class's standardised features, float32 [labels, features], of length 1.
     """
 
     centre: NDArray[np.float32]
@@ -39,11 +41,9 @@ class Means:
     classes: NDArray[np.float32]
 
     def distances(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Root mean square difference of each image's standardised features to each class's mean, [images, labels]."""
-        values = ((features - self.centre) / self.scale).astype(np.float64)
-        means = self.classes.astype(np.float64)
-        squares = (values**2).sum(axis=1)[:, None] - 2 * values @ means.T + (means**2).sum(axis=1)
-        distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0) / values.shape[1]).astype(np.float32)
+        """One less the cosine of each image's standardised features and each class's mean, float32 [images, labels]."""
+        values = _directions((features - self.centre) / self.scale)
+        distances: NDArray[np.float32] = (1 - values @ self.classes.T).astype(np.float32)
         return distances
 
 
@@ -53,9 +53,14 @@ def class_means(features: NDArray[np.float32], targets: NDArray[np.int64], *, la
     # A feature that never changes says nothing and must not be blown up.
     scale = np.where(scale > 1e-6 * max(1e-12, float(scale.max())), scale, np.inf)
     values = (features - centre) / scale
-    classes = np.stack([values[targets == label].mean(axis=0) for label in range(label_count)])
+    classes = _directions(np.stack([values[targets == label].mean(axis=0) for label in range(label_count)]))
     scale = np.where(np.isinf(scale), np.float32(1e12), scale)
     return Means(centre=centre.astype(np.float32), scale=scale.astype(np.float32), classes=classes.astype(np.float32))
+
+
+def _directions(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    directions: NDArray[np.float32] = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _SHORTEST)
+    return directions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class Unknowns:
         method: The measure that told left-out classes better, on average over the classes.
         unit: What its raw value is divided by: `KEPT_SHARE` of the validation images have a score of at most 1 then.
         means: For distances; None where the measure needs none.
-        auroc: Of each method and class left out, on validation images; None where it cannot be had.
+        auroc: Of each method and class left out, on validation images; None where it cannot be had, empty of two classes.
         test_auroc: The same on test images.
     """
 
@@ -101,7 +106,9 @@ class Unknowns:
             "auroc": test_means,
             "validation_auroc": means,
             "classes": {
-                label: {method: self.test_auroc[method][index] for method in METHODS}
+                label: {
+                    method: self.test_auroc[method][index] if self.test_auroc[method] else None for method in METHODS
+                }
                 for index, label in enumerate(labels)
             },
             "sentence": f"the file tells unknowns by {words[self.method]}, chosen on validation; AUROC on test images "
@@ -133,7 +140,8 @@ def find_unknowns(
     """
     auroc: dict[Method, list[float | None]] = {method: [] for method in METHODS}
     test_auroc: dict[Method, list[float | None]] = {method: [] for method in METHODS}
-    for label in range(label_count):
+    # Of two classes one is left: nothing to be unsure between, and no direction from the middle to its mean.
+    for label in range(label_count) if label_count > 2 else ():
         measures = _without(training, label, label_count=label_count)
         for part, found in ((validation, auroc), (test, test_auroc)):
             for each in METHODS:
@@ -169,11 +177,6 @@ def _without(training: "Seen", label: int, *, label_count: int) -> dict[Method, 
     kept = training.targets != label
     features, targets = training.features[kept], np.unique(training.targets[kept], return_inverse=True)[1]
     means = class_means(features, targets, label_count=label_count - 1)
-    if label_count == 2:
-        return {
-            "nearest_class_mean": lambda rows: means.distances(rows).min(axis=1),
-            "max_softmax": lambda rows: np.zeros(len(rows), np.float32),  # one class is always certain
-        }
     head = LogisticRegression(C=_STRENGTH, max_iter=200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
