@@ -71,7 +71,8 @@ class Unknowns:
         method: The measure that told left-out classes better, on average over the classes.
         unit: What its raw value is divided by: `KEPT_SHARE` of the validation images have a score of at most 1 then.
         means: For distances; None where the measure needs none.
-        auroc: Of each method and class left out, on validation images; None where it cannot be had, empty of two classes.
+        auroc: Of each method and class left out, on validation images; None where it cannot be had, empty with two
+            classes.
         test_auroc: The same on test images.
     """
 
