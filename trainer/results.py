@@ -20,6 +20,7 @@ from .config import RunConfig
 from .data import Data
 from .evaluate.metrics import figures
 from .export import Parity, check_parity, to_onnx
+from .judgement import judged, serious, split_facts
 from .progress import Progress, Report
 from .recipe.part import predict
 from .recipe.schedule import steps_in_epoch
@@ -54,7 +55,7 @@ def write_results(
         for part, rows in probabilities.items()
     }
     model_path = folder / MODEL_FILE
-    expected, refit = probabilities["test"], ""
+    expected, refit, before = probabilities["test"], "", trained
     if config.refit == "all":
         again = refitted(trained, report)
         if again is None:
@@ -70,6 +71,7 @@ def write_results(
     state = {name: value.detach().cpu().contiguous() for name, value in trained.backbone.network.state_dict().items()}
     write_tensors(folder / "weights.safetensors", state, facts)
     metrics = _metrics(data, trained, measured, parity) | {"refit": refit or "none"}
+    metrics |= judged(config, before, probabilities, metrics, folder, report=report)
     _draw(config, trained, metrics, folder / "plots")
     write_json(folder / "metrics.json", metrics)
     _tell_test(trained, measured["test"], folder, report)
@@ -96,7 +98,7 @@ def sentences(metrics: Mapping[str, Any], folder: Path) -> str:
         lines[2] += "; its head was fitted again on every photo after the figures above were measured"
     if weakest is not None and weakest[0] < 1:
         lines.insert(1, f"weakest class: {weakest[1]}, {weakest[0]:.1%} of it found")
-    return "\n".join(lines)
+    return "\n".join([*lines, *serious(metrics)])
 
 
 def _predicted(data: Data, trained: Trained, part: str, *, report: Report) -> NDArray[np.float32]:
@@ -163,10 +165,12 @@ def _metrics(data: Data, trained: Trained, measured: Mapping[str, Any], parity: 
             "group_count": group_count,
             "image_counts": {part: counts[part] for part in ("train", "val", "test")},
             "digest": data.split.split_digest,
+            **split_facts(data),
         },
         "stage": trained.stage,
         "epoch": trained.epoch,
         "head": head,
+        "balance": trained.plan["balance"],
         "history": [asdict(row) for row in trained.history],
         "parity": asdict(parity),
         "data_digest": data.scan.data_digest,
