@@ -9,8 +9,8 @@ by photo, and by more than 5 % of that lowest loss. Otherwise it is healthy. A r
 counts as what the truth says. At least 90 % of each kind are to be judged right (18 of 20).
 
 Planted over-training: 60 or 90 photos, 10 or 12 epochs, a constant rate, no augmentation, and in half of the runs wrong
-labels (20 or 40 %) among the photos that are trained on. Planted healthy: 120 to 300 photos, three or four epochs, a rate
-that rises and falls. Runs start from MobileNetV2's ImageNet weights and a fitted head at 64 px, or from nothing
+labels (20 or 40 %) among the photos that are trained on. Planted healthy: 120 to 300 photos, three or four epochs, a
+rate that rises and falls. Runs start from MobileNetV2's ImageNet weights and a fitted head at 64 px, or from nothing
 (resnet18, 32 px). The rule's two numbers and the setups were tried on other seeds than those reported (`--first 100`).
 """
 
