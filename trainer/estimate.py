@@ -103,7 +103,7 @@ def memory_bytes(work: Work, trial: Trial, *, batch_size: int) -> int:
 
 def disk_bytes(work: Work) -> int:
     """What the run folder takes at most, with what is there only while one file takes another one's place."""
-    lists = sum(work.photos.values()) * (400 + 12 * work.label_count)
+    lists = sum(work.photos.values()) * (400 + 16 * work.label_count)
     head = 4 * work.feature_count * work.label_count
     return lists + head + 2 * _MIB + work.weight_bytes * (_COPIES_IN_CHECKPOINT if work.trains else 3)
 

@@ -27,14 +27,14 @@ def with_chosen_fit(
         data = fits(fit)
         positions = data.positions("train")
         features[fit] = training_features(setting, data, plan, phase=f"features {fit}")
-        _, _, seen[fit] = probe.choose_strength(
+        seen[fit] = probe.choose_strength(
             features[fit],
             data.targets(positions),
             data.groups(positions),
             balance=plan["balance"],
             seed=setting.config.seed,
             report=setting.progress(f"head {fit}"),
-        )
+        ).seen
     chosen, scores = setting.world.told(choose_fit(seen, data.groups(positions)))
     setting.report.say(table(chosen, scores))
     compared = {fit: asdict(score) for fit, score in scores.items()}
@@ -104,8 +104,7 @@ def frozen_head(
                 seed=setting.config.seed,
                 report=setting.progress("head"),
             )
-            facts = {"strength": head.strength, "losses": {str(key): value for key, value in head.losses.items()}}
-            write_tensors(path, {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}, facts)
+            _write_head(path, head)
         head = world.told(head)
     assert head is not None
     put_head(backbone, head)
@@ -119,6 +118,14 @@ def put_head(backbone: Backbone, head: probe.Head) -> None:
         backbone.head.bias.copy_(torch.from_numpy(head.bias))
 
 
+def _write_head(path: Path, head: probe.Head) -> None:
+    facts = {"strength": head.strength, "losses": {str(key): value for key, value in head.losses.items()}}
+    tensors = {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
+    if head.held_out is not None:
+        tensors["held_out"] = torch.from_numpy(head.held_out)
+    write_tensors(path, tensors, facts)
+
+
 def _read_head(path: Path) -> probe.Head:
     tensors, facts = read_tensors(path)
     return probe.Head(
@@ -126,4 +133,5 @@ def _read_head(path: Path) -> probe.Head:
         bias=tensors["bias"].numpy(),
         strength=facts["strength"],
         losses={float(key): value for key, value in facts["losses"].items()},
+        held_out=tensors["held_out"].numpy() if "held_out" in tensors else None,
     )

@@ -20,6 +20,7 @@ from .evaluate.assess import Assessment, assess, seen_by
 from .evaluate.calibrate import softmax
 from .evaluate.unknowns import KEPT_SHARE
 from .export import Parity, check_parity, to_onnx
+from .judgement import judged, serious, split_facts
 from .progress import Report
 from .recipe.schedule import steps_in_epoch
 from .report import plots
@@ -50,7 +51,8 @@ def write_results(
     _write_predictions(data, assessed, folder / "predictions.csv")
     measured = assessed.metrics
     model_path = folder / MODEL_FILE
-    expected, unknown_scores, refit = assessed.probabilities["test"], assessed.unknown_scores["test"], ""
+    expected, unknown_scores = assessed.probabilities["test"], assessed.unknown_scores["test"]
+    refit, before = "", trained
     if config.refit == "all":
         again = refitted(trained, report)
         if again is None:
@@ -75,6 +77,7 @@ def write_results(
     state = {name: value.detach().cpu().contiguous() for name, value in trained.backbone.network.state_dict().items()}
     write_tensors(folder / "weights.safetensors", state, facts)
     metrics = _metrics(data, trained, measured, parity) | {"refit": refit or "none"}
+    metrics |= judged(config, before, assessed.plain, metrics, folder, report=report)
     _draw(config, trained, metrics, folder / "plots")
     write_json(folder / "metrics.json", metrics)
     _tell_test(trained, measured["test"], folder, report)
@@ -103,7 +106,7 @@ def sentences(metrics: Mapping[str, Any], folder: Path) -> str:
         lines[5] += "; its head was fitted again on every photo after the figures above were measured"
     if weakest is not None and weakest[0] < 1:
         lines.insert(1, f"weakest class: {weakest[1]}, {weakest[0]:.1%} of it found")
-    return "\n".join(lines)
+    return "\n".join([*lines, *serious(metrics)])
 
 
 def _interval(test: Mapping[str, Any]) -> str:
@@ -179,10 +182,12 @@ def _metrics(data: Data, trained: Trained, measured: Mapping[str, Any], parity: 
             "group_count": group_count,
             "image_counts": {part: counts[part] for part in ("train", "val", "test")},
             "digest": data.split.split_digest,
+            **split_facts(data),
         },
         "stage": trained.stage,
         "epoch": trained.epoch,
         "head": head,
+        "balance": trained.plan["balance"],
         "history": [asdict(row) for row in trained.history],
         "parity": asdict(parity),
         "data_digest": data.scan.data_digest,

@@ -10,7 +10,7 @@ from trainer.errors import TrainerError
 from trainer.recipe import finetune, schedule
 from trainer.recipe import history as history_module
 from trainer.recipe.history import Epoch, best_epoch, kept, turning_point
-from trainer.recipe.part import Part, cross_entropy, predict
+from trainer.recipe.part import Part, cross_entropy, losses, predict
 from trainer.recipe.plan import Plan
 from trainer.recipe.steps import Steps
 from trainer.run_folder import read_tensors
@@ -37,7 +37,17 @@ def build():
     return backbone.build("mobilenet_v3_small", label_count=2, image_px=32, weights="none")
 
 
-def train(folder, plan=PLAN, *, network=None, train_part=None, validation=None, report=lambda *_event: None, told=None):
+def train(
+    folder,
+    plan=PLAN,
+    *,
+    network=None,
+    train_part=None,
+    validation=None,
+    report=lambda *_event: None,
+    told=None,
+    each=lambda _row: None,
+):
     network = network or build()
     history = finetune.finetune(
         network,
@@ -49,6 +59,7 @@ def train(folder, plan=PLAN, *, network=None, train_part=None, validation=None, 
         checkpoint=folder,
         say=(told if told is not None else []).append,
         report=report,
+        each=each,
     )
     return network, history
 
@@ -260,14 +271,46 @@ def test_averaged_weights_are_lent_and_given_back():
 
 
 def test_over_training_is_told():
-    """Validation that rises while training loss falls is named with its epoch; without that nothing is said."""
-    history = [row(0, 0.9, 0.5), replace(row(1, 0.5, 0.8), train_loss=0.6), replace(row(2, 0.7, 0.8), train_loss=0.3)]
+    """Validation that rises for certain while training loss falls is named with its epoch, its rise and the error."""
+    history = [
+        row(0, 0.4, 0.5),
+        replace(row(1, 0.5, 0.8), train_loss=0.6),
+        replace(row(2, 0.7, 0.8), train_loss=0.3, rise=0.2, rise_error=0.05),
+    ]
     assert turning_point(history) == history[1]
-    assert "over-training: validation loss was lowest at epoch 1 (0.500) and rose to 0.700 by epoch 2" in kept(
-        history, head=True
+    assert (
+        "over-training: validation loss was lowest at epoch 1 (0.500) and rose by 0.200 (standard error 0.050, paired "
+        "by photo) to 0.700 by epoch 2, while training loss fell from 0.600 to 0.300" in kept(history, head=True)
     )
-    assert turning_point(history[:2]) is None
-    assert "over-training" not in kept(history[:2], head=True)
+    for quiet in (
+        history[:1],
+        history[:2],
+        [*history[:2], replace(history[2], rise_error=0.2)],
+        [*history[:2], replace(history[2], rise=0.02, rise_error=0.001)],
+        [*history[:2], replace(history[2], train_loss=0.7)],
+    ):
+        assert turning_point(quiet) is None
+        assert "over-training" not in kept(quiet, head=True)
+
+
+def test_rise_is_above_the_lowest_epoch_so_far(tmp_path):
+    """Each row says how far its validation loss lies above the lowest since the first epoch, with the paired error."""
+    seen = []
+    network = build()
+
+    def each(_row):
+        rows = predict(network, part(10, 1), batch_size=4, device=CPU)
+        seen.append(losses(rows, part(10, 1).targets))
+
+    _, history = train(tmp_path, replace(PLAN, epochs=6, learning_rate=0.02), network=network, each=each)
+    assert len(seen) == len(history) == 7
+    lowest = seen[1]
+    for now, row in zip(seen[1:], history[1:], strict=True):
+        lowest = min(lowest, now, key=np.mean)
+        assert row.validation_loss == pytest.approx(now.mean(), abs=1e-6)
+        assert row.rise == pytest.approx((now - lowest).mean(), abs=1e-6)
+        assert row.rise_error == pytest.approx((now - lowest).std(ddof=1) / math.sqrt(10), abs=1e-6)
+    assert any(row.rise > 0 for row in history)
 
 
 def test_one_cycle_rises_and_falls():

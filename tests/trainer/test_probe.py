@@ -77,11 +77,50 @@ def test_views_of_one_photo_weigh_as_one():
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
 
 
-def test_cross_validation_sees_each_photo_once_as_it_is():
-    """Every photo has a loss, and the mean is the chosen strength's."""
+def choose(inputs, targets, groups=None, **options):
+    groups = np.arange(len(targets)) if groups is None else groups
+    options = {"balance": "none", "seed": 0, "report": lambda *_event: None} | options
+    return probe.choose_strength(inputs[None], targets, groups, **options)
+
+
+@pytest.mark.parametrize("balance", ["none", "loss"])
+def test_cross_validation_sees_each_photo_once_as_it_is(balance):
+    """Every photo has probabilities, a loss and a verdict that belong together; the mean is the chosen strength's."""
     inputs, targets = some_features(60, features=10, labels=3)
-    best, losses, seen = probe.choose_strength(
-        inputs[None], targets, np.arange(60), balance="none", seed=0, report=lambda *_event: None
-    )
-    assert not np.isnan(seen).any()
-    assert seen[:, 0].mean() == pytest.approx(losses[best])
+    choice = choose(inputs, targets, balance=balance)
+    assert choice.seen[:, 0].mean() == pytest.approx(choice.losses[choice.strength])
+    assert choice.held_out.dtype == np.float32
+    np.testing.assert_allclose(choice.held_out.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(-np.log(choice.held_out[np.arange(60), targets]), choice.seen[:, 0], rtol=1e-5)
+    assert ((choice.held_out.argmax(axis=1) == targets) == choice.seen[:, 1]).all()
+
+
+def test_held_out_answers_are_of_heads_that_did_not_see_the_group():
+    """A photo with a wrong label is answered by its class, though a copy of it in its group has the wrong one too."""
+    inputs, targets = some_features(80, features=60, labels=2, seed=3)
+    inputs += 40 * targets[:, None].astype(np.float32)
+    wrong = targets.copy()
+    wrong[:2] = 1 - wrong[:2]
+    inputs[1], targets[1], wrong[1] = inputs[0], targets[0], wrong[0]
+    groups = np.arange(80)
+    groups[1] = 0
+    head = fit(inputs, wrong, groups)
+    assert (head.held_out[:2].argmax(axis=1) == targets[:2]).all()
+
+
+def test_photos_that_are_not_asked_have_no_answers(monkeypatch):
+    """Of more photos than cross-validation takes, the others' answers are NaN, and the chosen strength is found."""
+    monkeypatch.setattr(probe, "_LARGEST_CROSS_VALIDATION", 40)
+    inputs, targets = some_features(60, features=10, labels=3)
+    choice = choose(inputs, targets)
+    asked = ~np.isnan(choice.held_out).any(axis=1)
+    assert asked.sum() == 40
+    assert np.isnan(choice.held_out[~asked]).all()
+    assert (np.isnan(choice.seen[:, 0]) == ~asked).all()
+    assert choice.losses[choice.strength] == pytest.approx(choice.seen[asked, 0].mean())
+
+
+def test_without_folds_there_are_no_held_out_answers():
+    """A class with one group leaves nothing to hold out."""
+    inputs, targets = some_features(12, features=8, labels=2)
+    assert fit(inputs, targets, np.where(targets == 0, 0, np.arange(12))).held_out is None

@@ -56,7 +56,8 @@ def test_a_run_leaves_what_it_promises(whole):
     """Every file of the run folder is there, says what it should, and the file explains itself."""
     home, done = whole
     run = home / "run"
-    files = "model.onnx weights.safetensors metrics.json predictions.csv scan.csv split.csv plan.json state.json"
+    files = "model.onnx weights.safetensors metrics.json predictions.csv scan.csv split.csv plan.json state.json "
+    files += "suspects.csv duplicates.csv"
     assert set(files.split()) <= {path.name for path in run.iterdir()}
     assert (run / "plots" / "confusion_matrix.png").stat().st_size > 5000
     assert (run / "plots" / "curves.png").stat().st_size > 5000
@@ -66,6 +67,10 @@ def test_a_run_leaves_what_it_promises(whole):
     assert set(metrics["classes"]) == {"red", "green", "blue"}
     assert np.array(metrics["confusion"]).sum() == metrics["test"]["image_count"]
     assert metrics["split"]["rule"] in {"near_duplicate", "none"}
+    assert metrics["out_of_fold"] is None
+    assert "no frozen stage" in metrics["suspects"]["sentence"]
+    assert {row["severity"] for row in metrics["judgement"]} <= {"serious", "advice", "fine"}
+    assert "small_test_part" in {row["code"] for row in metrics["judgement"]}
     metadata = model_file.from_properties(
         {prop.key: prop.value for prop in onnx.load(run / "model.onnx").metadata_props}
     )

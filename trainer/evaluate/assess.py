@@ -35,7 +35,8 @@ class Assessment:
         temperature: What its logits are divided by.
         thresholds: The score to ask for in each class; None where none is enough.
         unknowns: How images of no class are told.
-        probabilities: After temperature, of `val` and `test`, float32 [images, labels].
+        plain: Probabilities of `val` and `test` as they come, float32 [images, labels].
+        probabilities: The same after temperature.
         unknown_scores: Of `val` and `test`, float32 [images].
         metrics: `test`, `validation`, `calibration`, `thresholds`, `unknowns` of `metrics.json`.
     """
@@ -43,6 +44,7 @@ class Assessment:
     temperature: Temperature
     thresholds: list[float | None]
     unknowns: Unknowns
+    plain: Mapping[str, NDArray[np.float32]]
     probabilities: Mapping[str, NDArray[np.float32]]
     unknown_scores: Mapping[str, NDArray[np.float32]]
     metrics: dict[str, Any]
@@ -83,6 +85,7 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
         temperature=temperature,
         thresholds=thresholds,
         unknowns=unknowns,
+        plain={part: softmax(rows.logits) for part, rows in seen.items()},
         probabilities=probabilities,
         unknown_scores=unknown_scores,
         metrics=measured,

@@ -7,7 +7,9 @@ the weights that would be exported now; `start.safetensors` what validation said
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..backbone import Backbone
@@ -28,12 +30,14 @@ class Position:
         step: The next step in it, from 0.
         loss_sum: Sum over the epoch's steps so far of mean loss × images.
         history: Rows of the epochs that ended, epoch 0 first.
+        lowest: Validation loss of each image, float64, in the epoch with the lowest mean so far; None before the first.
     """
 
     epoch: int
     step: int
     loss_sum: float
     history: list[Epoch]
+    lowest: NDArray[np.float64] | None = None
 
 
 def state(backbone: Backbone) -> dict[str, Tensor]:
@@ -49,7 +53,11 @@ def save(folder: Path, backbone: Backbone, steps: Steps, position: Position) -> 
     for group in steps.optimizer.param_groups:
         for key, value in steps.optimizer.state[group["params"][0]].items():
             tensors[f"{key}.{group['name']}"] = _kept(value)
-    write_tensors(folder / _PROGRESS, tensors, asdict(position))
+    facts = asdict(position)
+    del facts["lowest"]
+    if position.lowest is not None:
+        tensors["lowest"] = torch.from_numpy(position.lowest)
+    write_tensors(folder / _PROGRESS, tensors, facts)
 
 
 def restore(folder: Path, backbone: Backbone, steps: Steps, world: World) -> Position | None:
@@ -74,7 +82,8 @@ def restore(folder: Path, backbone: Backbone, steps: Steps, world: World) -> Pos
                 for key in ("exp_avg", "exp_avg_sq")
             },
         }
-    return Position(**(facts | {"history": [Epoch(**row) for row in facts["history"]]}))
+    lowest = tensors["lowest"].numpy() if "lowest" in tensors else None
+    return Position(**(facts | {"history": [Epoch(**row) for row in facts["history"]], "lowest": lowest}))
 
 
 def save_best(folder: Path, tensors: dict[str, Tensor]) -> None:

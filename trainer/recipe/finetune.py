@@ -7,6 +7,7 @@ weights averaged over steps. After each epoch validation decides whether its wei
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ def finetune(
         checkpoint: Folder for the state; a state found there is gone on from.
         say: Told what a person should know.
         report: Told steps done, steps in all and the latest figures in words.
-        each: Told each new row of the history, epoch 0 too, before a checkpoint has it.
+        each: Told each new row of the history, epoch 0 too, while the network has that epoch's weights and before a
+            checkpoint has the row.
         taken: Told each step, likewise.
 
     Returns:
@@ -104,7 +106,7 @@ class _Loop:
         position = saved.restore(checkpoint, backbone, self.steps, world)
         if position is None:
             seen = self._seen()
-            row = _row(seen, seen, epoch=0, train_loss=None, rate=0.0)
+            row = _row(seen, seen, seen["losses"], epoch=0, train_loss=None, rate=0.0)
             position = saved.Position(epoch=1, step=0, loss_sum=0.0, history=[row])
             self.best, start = saved.state(backbone), {key: torch.from_numpy(value) for key, value in seen.items()}
             self._owed = {"start": lambda: saved.save_start(checkpoint, start)}
@@ -144,18 +146,21 @@ class _Loop:
             taken((epoch - 1) * steps.count + step + 1, value, steps.rate(epoch, step))
             report((epoch - 1) * steps.count + step + 1, plan.epochs * steps.count, f"epoch {epoch} loss {value:.3f}")
             if self._world.first and time.monotonic() - written >= plan.checkpoint_seconds:
-                here = saved.Position(epoch=epoch, step=step + 1, loss_sum=loss_sum, history=history)
+                here = replace(position, epoch=epoch, step=step + 1, loss_sum=loss_sum)
                 self._write(here)
                 written = time.monotonic()
         rate = steps.rate(epoch, steps.count - 1)
         with steps.averaged_weights():
-            row = _row(self._seen(), self._start, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
+            seen, lowest = self._seen(), position.lowest
+            if lowest is None or seen["losses"].mean() < lowest.mean():
+                lowest = seen["losses"]
+            row = _row(seen, self._start, lowest, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
             if beats(row, best_epoch(history)):
                 # The best weights first: stopped in between, the epoch is done again and writes the same bytes.
                 self.best = saved.state(self._backbone)
                 self._write_best()
-        each(row)
-        self.position = saved.Position(epoch=epoch + 1, step=0, loss_sum=0.0, history=[*history, row])
+            each(row)
+        self.position = saved.Position(epoch=epoch + 1, step=0, loss_sum=0.0, history=[*history, row], lowest=lowest)
         self._write(self.position)
         return row
 
@@ -208,13 +213,27 @@ class _Loop:
                 )
 
 
-def _row(seen: Seen, start: Seen, *, epoch: int, train_loss: float | None, rate: float) -> Epoch:
-    differences = seen["losses"] - start["losses"]
+def _row(
+    seen: Seen,
+    start: Seen,
+    lowest: NDArray[np.float64],
+    *,
+    epoch: int,
+    train_loss: float | None,
+    rate: float,
+) -> Epoch:
     return Epoch(
         epoch=epoch,
         train_loss=train_loss,
         validation_loss=float(seen["losses"].mean()),
         validation_accuracy=float(seen["right"].mean()),
         learning_rate=rate,
-        standard_error=float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0,
+        standard_error=_standard_error(seen["losses"] - start["losses"]),
+        rise=float((seen["losses"] - lowest).mean()),
+        rise_error=_standard_error(seen["losses"] - lowest),
     )
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Of the mean of independent values; 0 where there is only one."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0

@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# When validation has turned: its rise in standard errors, and as a share of the lowest loss. The lowest of several
+# epochs is a little too low by chance, so one standard error would not do. benchmarks/overtraining.py tests the rule.
+_CERTAIN_ERRORS = 1.5
+_LEAST_SHARE = 0.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
@@ -15,6 +20,8 @@ class Epoch:
         validation_accuracy: Share of validation images whose best class is right.
         learning_rate: Rate of the last layers at the epoch's end.
         standard_error: Of the mean difference of the validation images' losses to epoch 0's, paired by image.
+        rise: How far validation loss is above that of the lowest epoch so far, epoch 0 not counted; 0 for that epoch.
+        rise_error: Standard error of `rise`, paired by image.
     """
 
     epoch: int
@@ -23,6 +30,8 @@ class Epoch:
     validation_accuracy: float
     learning_rate: float
     standard_error: float
+    rise: float = 0.0
+    rise_error: float = 0.0
 
 
 def beats(row: Epoch, other: Epoch) -> bool:
@@ -62,22 +71,30 @@ def kept(history: Sequence[Epoch], *, head: bool) -> str:
             f"({since}: {first.validation_loss:.3f}, {first.validation_accuracy:.1%})"
         )
     turned = turning_point(history)
-    if turned is None:
-        return sentence
+    return sentence if turned is None else f"{sentence}\nover-training: {rise(turned, last)}"
+
+
+def rise(turned: Epoch, last: Epoch) -> str:
+    """How validation loss rose from the epoch where it turned to the last one, in words."""
     return (
-        f"{sentence}\nover-training: validation loss was lowest at epoch {turned.epoch} ({turned.validation_loss:.3f}) "
-        f"and rose to {last.validation_loss:.3f} by epoch {last.epoch}, while training loss fell to "
-        f"{last.train_loss:.3f}"
+        f"validation loss was lowest at epoch {turned.epoch} ({turned.validation_loss:.3f}) and rose by "
+        f"{last.rise:.3f} (standard error {last.rise_error:.3f}, paired by photo) to {last.validation_loss:.3f} by "
+        f"epoch {last.epoch}, while training loss fell from {turned.train_loss:.3f} to {last.train_loss:.3f}"
     )
 
 
 def turning_point(history: Sequence[Epoch]) -> Epoch | None:
-    """The epoch with the lowest validation loss, where validation rose after it while training loss went on falling.
+    """The epoch with the lowest validation loss, where training went on too long after it.
 
-    None where the last epoch is the lowest, or lower training loss never came with higher validation loss.
+    That is so where the last epoch's validation loss is above the lowest by more than chance explains and by more than
+    a trifle, while training loss fell on. Epoch 0, the state before, is not compared: fine-tuning may cost something
+    at once and then gain it back.
     """
-    lowest = min(history, key=lambda row: row.validation_loss)
-    later = [row for row in history if row.epoch > lowest.epoch]
-    if not later or lowest.train_loss is None or later[-1].train_loss is None:
+    trained = [row for row in history if row.epoch > 0]
+    if not trained:
         return None
-    return lowest if later[-1].train_loss < lowest.train_loss else None
+    lowest, last = min(trained, key=lambda row: row.validation_loss), trained[-1]
+    if lowest.train_loss is None or last.train_loss is None or last.train_loss >= lowest.train_loss:
+        return None
+    certain = last.rise > _CERTAIN_ERRORS * last.rise_error
+    return lowest if certain and last.rise > _LEAST_SHARE * lowest.validation_loss else None

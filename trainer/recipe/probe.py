@@ -8,7 +8,7 @@ scikit-learn is imported where the head is fitted: it takes seconds, and may com
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,25 @@ _LARGEST_CROSS_VALIDATION = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What cross-validation says of the strengths, by images as they are.
+
+    Attributes:
+        strength: The inverse strength with the least mean loss.
+        losses: Mean loss of each one tried; empty where a class has too few groups to choose.
+        held_out: With the chosen one, float32 [images, labels]: each image's probabilities by the head that was fitted
+            without its group, after `balance`; NaN where not asked, None where there were no folds.
+        seen: With the chosen one, float64 [images, 2]: loss of each image, and 1 where its best class is right; NaN
+            where not asked.
+    """
+
+    strength: float
+    losses: dict[float, float]
+    held_out: NDArray[np.float32] | None
+    seen: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Head:
     """A linear head fitted on features.
 
@@ -42,12 +61,15 @@ class Head:
         bias: Float32 [labels].
         strength: The inverse strength C that was chosen.
         losses: Mean cross-validated cross-entropy of each strength tried; empty where no choice was possible.
+        held_out: Probabilities of the training images by heads that had not seen them, as in `Choice`.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     strength: float
     losses: dict[float, float]
+
+    held_out: NDArray[np.float32] | None = None
 
 
 def features(
@@ -123,8 +145,9 @@ def fit_head(
         seed: Seed of the folds.
         report: Told fits done and in all.
     """
-    strength, losses, _ = choose_strength(views, targets, groups, balance=balance, seed=seed, report=report)
-    return fitted(views, targets, balance=balance, strength=strength, losses=losses)
+    choice = choose_strength(views, targets, groups, balance=balance, seed=seed, report=report)
+    head = fitted(views, targets, balance=balance, strength=choice.strength, losses=choice.losses)
+    return replace(head, held_out=choice.held_out)
 
 
 def fitted(
@@ -153,43 +176,52 @@ def choose_strength(
     balance: Balance,
     seed: int,
     report: Callable[[int, int], None],
-) -> tuple[float, dict[float, float], NDArray[np.float64]]:
-    """The strength with the least cross-validated loss, by images as they are; arguments as in `fit_head`.
-
-    Returns:
-        The inverse strength; the mean loss of each one tried, empty where a class has too few groups to choose; and
-        with the chosen one [images, 2]: loss of each image and 1 where its best class is right, NaN where not asked.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    count = views.shape[1]
-    smallest = min(len(set(groups[targets == label].tolist())) for label in np.unique(targets))
-    fold_count = min(_FOLDS, smallest)
-    if fold_count < 2:
-        return 0.01, {}, np.full((count, 2), np.nan)
+) -> Choice:
+    """The strength with the least cross-validated loss; arguments as in `fit_head`."""
+    count, label_count = views.shape[1], int(targets.max()) + 1
     asked = np.arange(count)
     if count > _LARGEST_CROSS_VALIDATION:
         asked = np.sort(np.random.default_rng(seed).choice(count, _LARGEST_CROSS_VALIDATION, replace=False))
-    folds = StratifiedGroupKFold(fold_count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # Groups may make a class rarer in one fold than asked for; the loss below counts such a fold all the same.
-        warnings.simplefilter("ignore", UserWarning)
-        pairs = list(folds.split(asked, targets[asked], groups[asked]))
-    seen = np.full((len(STRENGTHS), count, 2), np.nan)
-    for number, (train, held_out) in enumerate((asked[train], asked[held_out]) for train, held_out in pairs):
-        solver = _Solver(views[:, train], targets[train], balance=balance)
+    pairs = _folds(targets, groups, asked, seed=seed)
+    if not pairs:
+        return Choice(strength=0.01, losses={}, held_out=None, seen=np.full((count, 2), np.nan))
+    answers = np.empty((len(STRENGTHS), len(asked), label_count), np.float32)
+    seen = np.empty((len(STRENGTHS), len(asked), 2))
+    for number, (train, held_out) in enumerate(pairs):
+        solver, true = _Solver(views[:, asked[train]], targets[asked[train]], balance=balance), targets[asked[held_out]]
         for position, strength in enumerate(STRENGTHS):
             solver.fit(strength)
-            seen[position, held_out] = solver.seen(views[0, held_out], targets[held_out])
+            rows = solver.probabilities(views[0, asked[held_out]], label_count)
+            answers[position, held_out] = rows
+            seen[position, held_out, 0] = -np.log(rows[np.arange(len(rows)), true])
+            seen[position, held_out, 1] = rows.argmax(axis=1) == true
             report(number * len(STRENGTHS) + position + 1, len(pairs) * len(STRENGTHS))
     weights = _weights(targets[asked]) if balance != "none" else np.ones(len(asked))
     means = {
-        strength: float(np.average(seen[position, asked, 0], weights=weights))
-        for position, strength in enumerate(STRENGTHS)
+        strength: float(np.average(rows[:, 0], weights=weights)) for strength, rows in zip(STRENGTHS, seen, strict=True)
     }
     # The stronger of two equals.
     best = min(means, key=lambda strength: (means[strength], strength))
-    return best, means, seen[STRENGTHS.index(best)]
+    chosen = STRENGTHS.index(best)
+    everywhere, of_chosen = np.full((count, label_count), np.nan, np.float32), np.full((count, 2), np.nan)
+    everywhere[asked], of_chosen[asked] = answers[chosen], seen[chosen]
+    return Choice(strength=best, losses=means, held_out=everywhere, seen=of_chosen)
+
+
+def _folds(
+    targets: NDArray[np.int64], groups: NDArray[np.int64], asked: NDArray[np.int64], *, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """What to fit on and what to hold out, as indices into `asked`, for each fold; none where a class has one group."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    smallest = min(len(set(groups[targets == label].tolist())) for label in np.unique(targets))
+    if smallest < 2:
+        return []
+    folds = StratifiedGroupKFold(min(_FOLDS, smallest), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # Groups may make a class rarer in one fold than asked for; the loss counts such a fold all the same.
+        warnings.simplefilter("ignore", UserWarning)
+        return list(folds.split(asked, targets[asked], groups[asked]))
 
 
 def _weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -237,18 +269,17 @@ class _Solver:
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.model.fit(self._inputs, self._targets, sample_weight=self._image_weights)
 
-    def seen(self, inputs: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Loss of each image and 1 where its best class is right: [images, 2]."""
+    def probabilities(self, inputs: NDArray[np.float32], label_count: int) -> NDArray[np.float64]:
+        """Probabilities of some images' features, float64 [images, labels], never 0."""
         values = ((inputs - self.mean) / self.scale).astype(np.float32)
         known = self.model.predict_proba(values if self._rotation is None else values @ self._rotation)
         known = known * np.exp(-self._taken_off)
         known /= known.sum(axis=1, keepdims=True)
         # A class that this fold did not have may be the true one.
-        probabilities = np.full((len(targets), int(max(targets.max(), self.model.classes_.max())) + 1), 1e-7)
+        probabilities = np.full((len(inputs), label_count), 1e-7)
         probabilities[:, self.model.classes_] = np.clip(known, 1e-7, None)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
-        losses = -np.log(probabilities[np.arange(len(targets)), targets])
-        return np.stack([losses, probabilities.argmax(axis=1) == targets], axis=1)
+        return probabilities
 
     def layer(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weight [labels, features] and bias [labels] of the fitted model, on features as they are."""

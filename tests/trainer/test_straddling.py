@@ -1,0 +1,110 @@
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from trainer.dataset.difference_hash import difference_hash
+from trainer.dataset.near_duplicates import MAX_BITS
+from trainer.dataset.photo import Photo
+from trainer.dataset.scan import Scan
+from trainer.dataset.split import split
+from trainer.dataset.straddling import straddling
+
+
+def photo(path, value):
+    return Photo(
+        path=path,
+        label=path.split("/")[0],
+        part="",
+        sha256=path,
+        camera="",
+        taken="",
+        difference_hash=value,
+        cache_row=0,
+    )
+
+
+def scene(seed):
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8)
+    return Image.fromarray(blocks).resize((320, 240), Image.Resampling.BICUBIC)
+
+
+def copy_of(image, *, quality, brightness, cut):
+    """The photo cropped by `cut` px at each edge, brightened, and through JPEG."""
+    cropped = image.crop((cut, cut, image.width - cut, image.height - cut))
+    file = io.BytesIO()
+    ImageEnhance.Brightness(cropped).enhance(brightness).save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+def hash_of(image):
+    return difference_hash(np.asarray(image.resize((224, 224)).convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quality": 50, "brightness": 1.0, "cut": 0},
+        {"quality": 90, "brightness": 1.1, "cut": 0},
+        {"quality": 90, "brightness": 1.0, "cut": 1},
+        {"quality": 75, "brightness": 1.05, "cut": 1},
+    ],
+    ids=["re-encoded", "brightened", "cropped", "all"],
+)
+def test_planted_copies_are_all_found(changes):
+    """Of 30 photos to train on a changed copy lies among 60 test photos: each copy is listed with its original."""
+    photos = [photo(f"deer/train{number:02}.jpg", hash_of(scene(number))) for number in range(30)]
+    photos += [photo(f"deer/copy{number:02}.jpg", hash_of(copy_of(scene(number), **changes))) for number in range(30)]
+    photos += [photo(f"deer/other{number:02}.jpg", hash_of(scene(100 + number))) for number in range(30)]
+    parts = {one.path: "train" if "train" in one.path else "test" for one in photos}
+    found = straddling(photos, parts)
+    assert {(one.path, one.other_path) for one in found} == {
+        (f"deer/copy{number:02}.jpg", f"deer/train{number:02}.jpg") for number in range(30)
+    }
+    assert all((one.part, one.other_part) == ("test", "train") and one.distance <= MAX_BITS for one in found)
+
+
+def test_each_photo_has_its_nearest_in_each_other_part():
+    """Test before validation; a test photo with repeats in both other parts has two rows, each of the nearest one."""
+    photos = [
+        photo("a/0", 0xFF00),
+        photo("a/1", 0xFF07),
+        photo("a/2", 0xFF03),
+        photo("a/3", 0xFF1F),
+        photo("a/4", 0xFF << 40),
+    ]
+    parts = {"a/0": "test", "a/1": "train", "a/2": "train", "a/3": "val", "a/4": "val"}
+    rows = [(one.path, one.other_path, one.distance) for one in straddling(photos, parts)]
+    assert rows == [("a/0", "a/2", 2), ("a/0", "a/3", 5), ("a/3", "a/1", 2)]
+
+
+def test_flat_photos_and_distant_links_of_a_chain_repeat_nobody():
+    """Hash 0 is compared with none; the ends of a chain, more than five bits apart, are no near duplicates."""
+    photos = [photo("a/0", 0), photo("a/1", 0), photo("a/2", 0b1), photo("a/3", 0b1111), photo("a/4", 0b1111111)]
+    parts = {"a/0": "test", "a/1": "train", "a/2": "test", "a/3": "test", "a/4": "train"}
+    assert [(one.path, one.other_path) for one in straddling(photos, parts)] == [("a/3", "a/4")]
+    assert straddling([photo("a/0", 7)], {"a/0": "test"}) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 100))
+def test_a_split_of_ours_has_none(seed, split_seed):
+    """Bursts of near duplicates, chains among them, that Trapline divides itself never straddle."""
+    chance, photos = np.random.default_rng(seed), []
+    for burst in range(40):
+        value = int(chance.integers(1, 2**63))
+        for number in range(int(chance.integers(1, 4))):
+            photos.append(photo(f"class{burst % 2}/{burst:02}-{number}.jpg", value))
+            for bit in chance.choice(63, 3, replace=False).tolist():
+                value ^= 1 << bit
+    ordered = tuple(sorted(photos, key=lambda one: one.path))
+    scanned = Scan(root=Path("data"), labels=("class0", "class1"), photos=ordered, rejected=())
+    result = split(scanned, val_share=0.15, test_share=0.15, seed=split_seed, group_by="auto", groups_file=None)
+    assert result.rule == "near_duplicate"
+    assert set(Counter(result.parts.values())) == {"train", "val", "test"}
+    assert straddling(ordered, result.parts) == []
