@@ -111,7 +111,7 @@ def model_summary(backbone: Backbone, *, image_px: int, head_only: bool = False)
         image_px: Side of the pictures that the shapes are for.
         head_only: Whether the run trained the head alone.
     """
-    shapes = {output.path: tuple(output.tensor.shape[1:]) for output in outputs(backbone.network, image_px=image_px)}
+    shapes = {output.path: output.shape[1:] for output in outputs(backbone.network, image_px=image_px)}
     rows = []
     for path, module in backbone.network.named_modules():
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
@@ -141,7 +141,7 @@ class _Tally:
         values = as_map(tensor, place.layout)
         self._shape = (values.shape[1], values.shape[2])
         # A vision transformer's class token has no place in the picture and is not counted.
-        self._non_zero += int((values.abs() > _ZERO).sum())
+        self._non_zero += int(torch.count_nonzero(values.abs() > _ZERO))
         self._count += values.numel()
         if self._wanted:
             picked = values[: self._wanted].float()

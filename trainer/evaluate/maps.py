@@ -1,10 +1,11 @@
-"""Where a network's maps of the picture are: found by one pass of shapes through it, in which nothing is computed.
+"""Where a network's maps of the picture are: found by watching one black picture go through it.
 
 A map is what a layer sees at each place of a grid laid over the picture. Convolutional networks have [N, C, H, W];
 Swin's blocks give [N, H, W, C]; a vision transformer's a class token and then one token a patch, [N, 1 + H x W, C].
 """
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,14 +47,16 @@ class Output:
         path: The module's name in the network; empty for the network itself.
         call: Which call of the module in one pass, from 0.
         module: The module.
-        tensor: On the meta device: a shape without numbers. Where two modules give the same object, the second one
-            changed the first one's result in place, or only hands it on.
+        shape: Of the tensor, with a batch of one.
+        tensor: A number for the tensor. Where two modules give the same one, the second changed the first one's result
+            in place, or only handed it on.
     """
 
     path: str
     call: int
     module: nn.Module
-    tensor: Tensor
+    shape: tuple[int, ...]
+    tensor: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,23 +72,32 @@ def outputs(network: nn.Module, *, image_px: int) -> list[Output]:
     """Every tensor that a module gives for one square picture, in the order in which the modules end."""
     found: list[Output] = []
     calls: Counter[str] = Counter()
+    # Weakly, so that each layer's output is let go of as always.
+    seen: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    def number_of(tensor: Tensor) -> int:
+        known, number = seen.get(id(tensor), (None, 0))
+        if known is None or known() is not tensor:
+            number = len(found)
+            seen[id(tensor)] = weakref.ref(tensor), number
+        return number
 
     def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, _inputs: Any, output: Any) -> None:  # noqa: ANN401  # whatever modules give
             tensor = output[0] if isinstance(output, tuple) else output
             if isinstance(tensor, Tensor):
-                found.append(Output(path=path, call=calls[path], module=module, tensor=tensor))
+                number, shape = number_of(tensor), tuple(tensor.shape)
+                found.append(Output(path=path, call=calls[path], module=module, shape=shape, tensor=number))
             calls[path] += 1
 
         return record
 
     network.eval()
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    device = next(network.parameters()).device
     handles = [module.register_forward_hook(recorder(path)) for path, module in network.named_modules()]
     try:
-        with torch.no_grad():
-            torch.func.functional_call(network, shapes, (torch.empty(1, 3, image_px, image_px, device="meta"),))
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, image_px, image_px, device=device))
     finally:
         for handle in handles:
             handle.remove()
@@ -96,10 +108,10 @@ def heat_place(network: nn.Module, found: Sequence[Output]) -> Place | None:
     """The last map that the scores are made of; None where no layer has one of more than one place."""
     if isinstance(network, VisionTransformer):
         # Behind the last attention the class token alone counts: what patches hold enters it here.
-        last = [output for output in found if output.path.endswith(".ln_1") and side(output.tensor, "tokens")]
+        last = [output for output in found if output.path.endswith(".ln_1") and side(output.shape, "tokens")]
         return _place(last[-1], "tokens") if last else None
-    pooled = {id(output.tensor) for output in found if isinstance(output.module, _POOLING)}
-    maps = [output for output in found if side(output.tensor, "channels_first") and id(output.tensor) not in pooled]
+    pooled = {output.tensor for output in found if isinstance(output.module, _POOLING)}
+    maps = [output for output in found if side(output.shape, "channels_first") and output.tensor not in pooled]
     return _place(maps[-1], "channels_first") if maps else None
 
 
@@ -111,12 +123,12 @@ def depth_places(found: Sequence[Output], *, depths: int) -> list[Place]:
     activations = [(output, layout) for output in found if (layout := _block_layout(output.module)) is not None]
     if not activations:
         activations = [(output, "channels_first") for output in found if isinstance(output.module, _RECTIFIERS)]
-    # The outermost of several modules that give the same object ends last, and has the name that says most.
-    outermost = {id(output.tensor): output for output in found}
-    maps = {id(output.tensor): (output.tensor, layout) for output, layout in activations if side(output.tensor, layout)}
-    by_size = {side(tensor, layout): key for key, (tensor, layout) in maps.items()}
-    keys = list(by_size.values()) if len(by_size) >= depths else list(maps)
-    return [_place(outermost[key], maps[key][1]) for key in _spread(keys, depths)]
+    # The outermost of several modules that give the same tensor ends last, and has the name that says most.
+    outermost = {output.tensor: output for output in found}
+    layouts = {output.tensor: layout for output, layout in activations if side(output.shape, layout)}
+    by_size = {side(outermost[tensor].shape, layout): tensor for tensor, layout in layouts.items()}
+    tensors = list(by_size.values()) if len(by_size) >= depths else list(layouts)
+    return [_place(outermost[tensor], layouts[tensor]) for tensor in _spread(tensors, depths)]
 
 
 @contextmanager
@@ -134,15 +146,15 @@ def watched(network: nn.Module, place: Place, see: Callable[[Tensor], Tensor | N
         handle.remove()
 
 
-def side(tensor: Tensor, layout: Layout) -> int:
-    """Places along one side of a map; 0 where the tensor is no square map of more than one place."""
+def side(shape: Sequence[int], layout: Layout) -> int:
+    """Places along one side of a map; 0 where a tensor of that shape is no square map of more than one place."""
     if layout == "tokens":
-        places = math.isqrt(max(0, tensor.shape[1] - 1)) if tensor.dim() == 3 else 0
-        return places if places > 1 and places**2 == tensor.shape[1] - 1 else 0
-    if tensor.dim() != 4:
+        places = math.isqrt(max(0, shape[1] - 1)) if len(shape) == 3 else 0
+        return places if places > 1 and places**2 == shape[1] - 1 else 0
+    if len(shape) != 4:
         return 0
-    height, width = tensor.shape[2:] if layout == "channels_first" else tensor.shape[1:3]
-    return int(height) if height == width and height > 1 else 0
+    height, width = shape[2:] if layout == "channels_first" else shape[1:3]
+    return height if height == width and height > 1 else 0
 
 
 def as_map(tensor: Tensor, layout: Layout) -> Tensor:
@@ -150,7 +162,7 @@ def as_map(tensor: Tensor, layout: Layout) -> Tensor:
     if layout == "channels_last":
         return tensor.permute(0, 3, 1, 2)
     if layout == "tokens":
-        places = side(tensor, layout)
+        places = side(tensor.shape, layout)
         return tensor[:, 1:].transpose(1, 2).reshape(len(tensor), -1, places, places)
     return tensor
 
@@ -163,9 +175,9 @@ def _place(output: Output, layout: Layout) -> Place:
     return Place(path=output.path, call=output.call, layout=layout)
 
 
-def _spread(keys: Sequence[int], most: int) -> list[int]:
+def _spread(tensors: Sequence[int], most: int) -> list[int]:
     """At most `most` of them, from the first to the last."""
-    if len(keys) <= most:
-        return list(keys)
-    step = (len(keys) - 1) / max(1, most - 1)
-    return [keys[math.floor(number * step + 0.5)] for number in range(most)]
+    if len(tensors) <= most:
+        return list(tensors)
+    step = (len(tensors) - 1) / max(1, most - 1)
+    return [tensors[math.floor(number * step + 0.5)] for number in range(most)]

@@ -20,6 +20,8 @@ _FRAME_PX = 5
 _TEXT_PX, _TITLE_PX = 17, 24
 _LINE_SHARE = 1.35
 _ROWS_ON_A_PAGE = 40
+# Half the time of the default, for files a twentieth larger.
+_COMPRESS_LEVEL = 3
 _INK, _PLAIN = "#1a1a1a", "#b0b0b0"
 # Okabe and Ito's blue and vermilion, the latter darkened to be read on white; wrong has the thicker frame besides.
 _RIGHT, _WRONG = "#0072B2", "#A84300"
@@ -54,7 +56,7 @@ def contact_sheet(
     for number, (page, name) in enumerate(zip(pages, paths, strict=True), start=1):
         heading = title if len(pages) == 1 else f"{title} ({number} of {len(pages)})"
         sheet = _page(page, title=heading, columns=columns, lines=lines)
-        write_atomically(name, partial(sheet.save, format="PNG"))
+        write_atomically(name, partial(sheet.save, format="PNG", compress_level=_COMPRESS_LEVEL))
     return paths
 
 
