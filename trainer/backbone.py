@@ -98,18 +98,45 @@ def build(name: str, *, label_count: int, image_px: int, weights: str) -> Backbo
         state = _download(name) if weights == "auto" else _read(Path(weights))
         source = "torchvision's weights" if weights == "auto" else weights
         _load(network, state, name=name, head_path=head_path, source=source)
+    backbone = _with_new_head(network, name, head_path, label_count=label_count, pretrained=weights != "none")
+    _check_size(backbone, image_px)
+    return backbone
+
+
+def restored(name: str, state: Mapping[str, Tensor], *, label_count: int, image_px: int, pretrained: bool) -> Backbone:
+    """The network of a run again.
+
+    Args:
+        name: The builder.
+        state: Every tensor of the network, the head's too.
+        label_count: Number of classes.
+        image_px: Side of the square input, in pixels.
+        pretrained: Whether the run began with weights.
+
+    Raises:
+        WeightsError: The tensors are another network's.
+    """
+    network = _construct(name, image_px, pretrained=pretrained)
+    head_path = _find_head(network, name)
+    backbone = _with_new_head(network, name, head_path, label_count=label_count, pretrained=pretrained)
+    try:
+        backbone.network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"the weights of the run are not those of {name} for {label_count} classes") from error
+    return backbone
+
+
+def _with_new_head(network: nn.Module, name: str, head_path: str, *, label_count: int, pretrained: bool) -> Backbone:
     head_path = _replace_head(network, head_path, label_count)
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    backbone = Backbone(
+    return Backbone(
         name=name,
         network=network.to(memory_format=torch.channels_last),
         head_path=head_path,
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
-        pretrained=weights != "none",
+        pretrained=pretrained,
     )
-    _check_size(backbone, image_px)
-    return backbone
 
 
 def _construct(name: str, image_px: int, *, pretrained: bool) -> nn.Module:

@@ -23,8 +23,9 @@ from .export import Parity, check_parity, to_onnx
 from .judgement import judged, serious, split_facts
 from .progress import Report
 from .recipe.schedule import steps_in_epoch
-from .report import plots
 from .report.events import EventFile
+from .report.figures import draw
+from .report.pictures import write_pictures
 from .run_folder import write_json, write_tensors, write_text
 from .training import Trained, refitted
 
@@ -78,8 +79,19 @@ def write_results(
     write_tensors(folder / "weights.safetensors", state, facts)
     metrics = _metrics(data, trained, measured, parity) | {"refit": refit or "none"}
     metrics |= judged(config, before, assessed.plain, metrics, folder, report=report)
-    _draw(config, trained, metrics, folder / "plots")
     write_json(folder / "metrics.json", metrics)
+    draw(metrics, trained.plan, folder / "plots", epochs=config.epochs)
+    write_pictures(
+        trained.backbone,
+        data,
+        assessed.probabilities,
+        folder,
+        device=trained.device,
+        report=report,
+        head_only=trained.stage == "head",
+        images=getattr(config, "images", True),
+        seed=config.seed,
+    )
     _tell_test(trained, measured["test"], folder, report)
     return metrics
 
@@ -218,18 +230,3 @@ def _tell_test(trained: Trained, test: Mapping[str, Any], folder: Path, report: 
             {name: value for name, value in shown.items() if value is not None},
             step=steps * trained.history[-1].epoch if trained.history else 0,
         )
-
-
-def _draw(config: RunConfig, trained: Trained, metrics: Mapping[str, Any], folder: Path) -> None:
-    test = metrics["test"]
-    title = f"{test['image_count']} test photos, {test['accuracy']:.1%} right"
-    plots.confusion_matrix(test["confusion"], metrics["labels"], folder / "confusion_matrix.png", title=title)
-    plots.curves(
-        trained.history,
-        folder / "curves.png",
-        chosen=trained.epoch,
-        epochs=config.epochs,
-        peak_rate=trained.plan["learning_rate"],
-        strengths=trained.head.losses if trained.head else {},
-        strength=trained.head.strength if trained.head else None,
-    )

@@ -70,6 +70,7 @@ def train(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]
     plan, features = _planned(setting, fits, choices)
     torch.set_num_threads(plan["threads"])
     data = fits(plan["fit"])
+    _show_sample(setting, data)
     head = frozen_head(setting, data, plan, features)
     history = _unfrozen(setting, data, plan)
     epoch = best_epoch(history).epoch if history else 0
@@ -94,6 +95,15 @@ def found_rate(setting: Setting, fits: Callable[[str], Data], choices: dict[str,
     """What a range test finds for such a run, of which nothing else is done; arguments as in `train`."""
     plan, features = _new_plan(setting, fits, choices)
     return range_test(setting, fits(plan["fit"]), plan, features)
+
+
+def _show_sample(setting: Setting, data: Data) -> None:
+    """Draws some of the photos before anything is learned from them: what lies in a wrong folder is seen in time."""
+    if setting.world.first and getattr(setting.config, "images", True):
+        from .report.photo_sheets import sample_sheet
+
+        picture = sample_sheet(data, setting.folder, seed=setting.config.seed)
+        setting.report.say(f"photos of each class: {setting.folder / picture['file']}")
 
 
 def _planned(

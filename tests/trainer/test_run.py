@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -59,8 +60,12 @@ def test_a_run_leaves_what_it_promises(whole):
     files = "model.onnx weights.safetensors metrics.json predictions.csv scan.csv split.csv plan.json state.json "
     files += "suspects.csv duplicates.csv"
     assert set(files.split()) <= {path.name for path in run.iterdir()}
-    assert (run / "plots" / "confusion_matrix.png").stat().st_size > 5000
-    assert (run / "plots" / "curves.png").stat().st_size > 5000
+    for name in ("confusion_matrix", "confusion_matrix_shares", "curves", "sample", "predictions", "feature_maps"):
+        assert (run / "plots" / f"{name}.png").stat().st_size > 5000
+    told = json.loads((run / "pictures.json").read_text())
+    assert all((run / picture["file"]).stat().st_size > 5000 for picture in told["pictures"])
+    assert [picture["label"] for picture in told["pictures"] if picture["kind"] == "worst"] == ["blue", "green", "red"]
+    assert told["non_zero_shares"]
     metrics = json.loads((run / "metrics.json").read_text())
     low, high = metrics["test"]["accuracy_interval"]
     assert low <= metrics["test"]["accuracy"] <= high
@@ -163,6 +168,36 @@ def test_evaluate_by_the_file_alone_equals_the_run(whole, tmp_path):
     assert figures["accuracy"] == metrics["test"]["accuracy"]
     assert figures["image_count"] == metrics["test"]["image_count"]
     assert figures["unknown_class_image_count"] == 1
+
+
+def test_pictures_are_made_again(whole, tmp_path):
+    """Plots and pictures come back from the folder and its photos; where these are gone, what is there stays."""
+    from trainer.report.rebuild import rebuild
+
+    home, _ = whole
+    run = shutil.copytree(home / "run", tmp_path / "run")
+    told = json.loads((run / "pictures.json").read_text())
+    before = bytes_of(run / "plots")
+    shutil.rmtree(run / "plots")
+    (run / "pictures.json").unlink()
+    said = []
+    report = SimpleNamespace(say=said.append, progress=lambda _event: None)
+    places = SimpleNamespace(data=None, cache_dir=None, cache_gib=20.0, images=True)
+    assert rebuild(run, places, report)
+    after = bytes_of(run / "plots")
+    assert after.keys() == before.keys()
+    for name in ("confusion_matrix.png", "curves.png", "sample.png", "model_summary.txt"):
+        assert after[name] == before[name]
+    again = json.loads((run / "pictures.json").read_text())
+    assert again["non_zero_shares"] == pytest.approx(told["non_zero_shares"])
+    shown = [[[photo["path"] for photo in picture["photos"]] for picture in of["pictures"]] for of in (again, told)]
+    assert shown[0] == shown[1]
+    (run / "plots" / "curves.png").unlink()
+    places.data = tmp_path / "gone"
+    assert said == []
+    assert not rebuild(run, places, report)
+    assert "the pictures of photos stay as they are: --data: there is no folder" in said[0]
+    assert bytes_of(run / "plots") == after
 
 
 def test_publish_copies_the_file_as_the_next_version(whole, tmp_path):

@@ -1,6 +1,5 @@
 """The photos of a finished run again: their classes, their parts, and the pixels that it saw, from the cache."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,15 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trapline.processors import thread_count
 from trapline.v1.metadata_pb2 import ModelMetadata
 
 from ..dataset.cache import PixelCache
-from ..dataset.cache.folder import user_cache_folder
 from ..dataset.photo import Photo
-from ..dataset.scan import scan
-from ..errors import UsageError
-from ..progress import Progress, Report
+from ..progress import Report
+from ..run_data import run_data
 
 _BATCH = 16
 
@@ -82,26 +78,11 @@ def run_photos(
         UsageError: `data` is missing, or has other photos than the run.
         TrainerError: The cache has no room.
     """
-    if not data.is_dir():
-        raise UsageError(f"--data: there is no folder {data}; name the folder that the run's photos are in now")
-    with PixelCache.open(
-        user_cache_folder(cache_dir), metadata.preprocessing, most_bytes=int(cache_gib * 2**30)
-    ) as cache:
-        seen = scan(
-            data,
-            preprocessing=metadata.preprocessing,
-            cache=cache,
-            threads=thread_count("auto"),
-            report=lambda done, total: report.progress(Progress(phase="scan", done=done, total=total)),
-        )
-        if seen.data_digest != metadata.data_digest:
-            raise UsageError(f"--data: {data} has other photos than the run in {run}; name the folder that it saw")
-        with (run / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            parts = {row["path"]: row["part"] for row in csv.DictReader(file)}
+    with run_data(run, metadata, data=data, cache_dir=cache_dir, cache_gib=cache_gib, report=report) as found:
         number = {label.id: index for index, label in enumerate(metadata.labels)}
         yield RunPhotos(
-            photos=seen.photos,
-            parts=tuple(parts[photo.path] for photo in seen.photos),
-            targets=np.array([number[photo.label] for photo in seen.photos], dtype=np.int64),
-            cache=cache,
+            photos=found.scan.photos,
+            parts=tuple(found.split.parts[photo.path] for photo in found.scan.photos),
+            targets=np.array([number[photo.label] for photo in found.scan.photos], dtype=np.int64),
+            cache=found.cache,
         )

@@ -1,7 +1,9 @@
-"""The pictures of a run as PNG: confusion matrix, and the curves that chose the head, the epoch and the rate."""
+"""A run's figures as PNG: confusion matrix, reliability, the curves that chose the head, the epoch and the rate."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,31 +11,92 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..evaluate.metrics import wilson_interval
 from ..recipe.history import Epoch
-from ..recipe.schedule import one_cycle
+from ..recipe.schedule import multiple
 from ..run_folder import write_atomically
+from .lettering import short_label
+
+Schedule = Literal["one_cycle", "constant"]
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+_LARGEST_MATRIX_INCHES = 30.0
+_MOST_NAMED = 200
 
 
-def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path, *, title: str) -> None:
-    """Writes the matrix: rows true, columns predicted, shares of the row as colour, counts as text."""
+def confusion_matrix(
+    confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path, *, title: str, shares: bool = False
+) -> None:
+    """Writes the matrix: rows true, columns predicted, shares of the row as colour, counts or shares as text.
+
+    Args:
+        confusion: Counts.
+        labels: The classes' names.
+        path: PNG file.
+        title: Stands above it.
+        shares: Whether cells have the share of the true class in percent, as text, instead of the count.
+    """
     counts = np.asarray(confusion)
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    side = max(4.0, 0.6 * len(labels) + 2.5)
+    parts = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    side = min(_LARGEST_MATRIX_INCHES, max(4.0, 0.6 * len(labels) + 2.5))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), labels)
+    if len(labels) <= _MOST_NAMED:
+        names, size = [short_label(label) for label in labels], min(10.0, 50 * side / len(labels))
+        axes.set_xticks(
+            range(len(labels)), names, fontsize=size, parse_math=False, rotation=45, ha="right", rotation_mode="anchor"
+        )
+        axes.set_yticks(range(len(labels)), names, fontsize=size, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if len(labels) <= 40:
         for row, column in np.ndindex(counts.shape):
             if counts[row, column]:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
+                colour = "white" if parts[row, column] > 0.5 else "black"
+                text = _percent(parts[row, column]) if shares else str(counts[row, column])
+                axes.text(column, row, text, ha="center", va="center", color=colour)
+    _save(figure, path)
+
+
+def reliability(
+    bins: Sequence[Mapping[str, Any]], path: Path, *, title: str, ece: float | None, interval: Sequence[float] | None
+) -> None:
+    """Writes the reliability diagram: how often answers of about equal score are right, and how many there are.
+
+    Args:
+        bins: `count`, `confidence` (mean score), `accuracy`, `low` and `high` (its 95 % interval) of each.
+        path: PNG file.
+        title: Stands above it.
+        ece: Expected calibration error; None where it cannot be had.
+        interval: Its 95 % interval; None where there are too few photos for one.
+    """
+    filled = [row for row in bins if row["count"]]
+    figure = Figure(figsize=(5.6, 6.4), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+    axes.plot([0, 1], [0, 1], "--", color="0.5", label="scores that can be trusted")
+    confidence = np.array([row["confidence"] for row in filled])
+    accuracy = np.array([row["accuracy"] for row in filled])
+    reach = [
+        np.maximum(0, accuracy - [row["low"] for row in filled]),
+        np.maximum(0, [row["high"] for row in filled] - accuracy),
+    ]
+    axes.errorbar(
+        confidence, accuracy, yerr=reach, fmt="o-", color=_BLUE, capsize=3, label="test photos, 95 % interval"
+    )
+    axes.set(title=title, ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    told = "calibration error cannot be had" if ece is None else f"calibration error {ece:.3f}"
+    if ece is not None:
+        told += f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else " (too few photos for an interval)"
+    axes.legend(loc="upper left", title=told)
+    below.vlines(confidence, 0, [row["count"] for row in filled], color=_ORANGE, linewidth=4)
+    for row in filled:
+        below.annotate(
+            str(row["count"]), (row["confidence"], row["count"]), ha="center", xytext=(0, 3), textcoords="offset points"
+        )
+    below.set(xlabel="score of the best class (mean of a bin)", ylabel="photos")
+    below.margins(y=0.35)
     _save(figure, path)
 
 
@@ -46,6 +109,8 @@ def curves(
     peak_rate: float,
     strengths: Mapping[float, float],
     strength: float | None,
+    schedule: Schedule = "one_cycle",
+    validation_count: int | None = None,
 ) -> None:
     """Writes the run's curves: the head's strength, loss and accuracy an epoch, the learning rate.
 
@@ -57,6 +122,8 @@ def curves(
         peak_rate: Peak learning rate of the last layers.
         strengths: Cross-validated loss of each head strength tried; empty where there was no frozen stage.
         strength: The one chosen.
+        schedule: How the rate changes over the planned epochs.
+        validation_count: Validation photos, for the 95 % interval of the accuracy; None where classes count alike.
     """
     drawn = [name for name, wanted in (("head", strengths), ("epochs", len(history) > 1)) if wanted]
     if not drawn:
@@ -67,7 +134,14 @@ def curves(
     if "head" in drawn:
         _draw_strengths(axes.pop(0), strengths, strength)
     if "epochs" in drawn:
-        _draw_epochs(axes, history, chosen=chosen, epochs=epochs, peak_rate=peak_rate)
+        loss, accuracy, rate = axes
+        _draw_loss(loss, history)
+        _draw_accuracy(accuracy, history, count=validation_count)
+        for panel in (loss, accuracy):
+            panel.axvline(chosen, color=_GREEN, linestyle="--", label=f"kept: epoch {chosen}")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.legend()
+        _draw_rate(rate, schedule, epochs=epochs, run=history[-1].epoch, peak_rate=peak_rate)
     _save(figure, path)
 
 
@@ -104,28 +178,43 @@ def _draw_strengths(axes: Axes, strengths: Mapping[float, float], strength: floa
     axes.set(title="head: regularisation", xlabel="inverse strength C", ylabel="cross-validated loss (nats)")
 
 
-def _draw_epochs(axes: Sequence[Axes], history: Sequence[Epoch], *, chosen: int, epochs: int, peak_rate: float) -> None:
-    numbers = [row.epoch for row in history]
-    loss, accuracy, rate = axes
-    trained = [row for row in history if row.train_loss is not None]
-    loss.plot(
-        [row.epoch for row in trained], [row.train_loss or 0.0 for row in trained], "o-", color=_ORANGE, label="train"
+def _draw_loss(axes: Axes, history: Sequence[Epoch]) -> None:
+    trained = [(row.epoch, row.train_loss) for row in history if row.train_loss is not None]
+    axes.plot(*zip(*trained, strict=True), "o-", color=_ORANGE, label="train")
+    axes.plot(
+        [row.epoch for row in history], [row.validation_loss for row in history], "s-", color=_BLUE, label="validation"
     )
-    loss.plot(numbers, [row.validation_loss for row in history], "s-", color=_BLUE, label="validation")
-    loss.set(title="loss", xlabel="epoch", ylabel="cross-entropy (nats)")
-    accuracy.plot(numbers, [row.validation_accuracy for row in history], "s-", color=_BLUE, label="validation")
-    accuracy.set(title="accuracy", xlabel="epoch", ylabel="share right")
-    for panel in (loss, accuracy):
-        panel.axvline(chosen, color=_GREEN, linestyle="--", label=f"kept: epoch {chosen}")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.legend()
+    axes.set(title="loss", xlabel="epoch", ylabel="cross-entropy (nats)")
+
+
+def _draw_accuracy(axes: Axes, history: Sequence[Epoch], *, count: int | None) -> None:
+    numbers, shares = [row.epoch for row in history], [row.validation_accuracy for row in history]
+    axes.plot(numbers, shares, "s-", color=_BLUE, label="validation")
+    if count:
+        bounds = [wilson_interval(round(share * count), count) for share in shares]
+        low, high = zip(*bounds, strict=True)
+        axes.fill_between(numbers, low, high, color=_BLUE, alpha=0.15, label=f"95 % interval, {count} photos")
+    axes.set(title="accuracy", xlabel="epoch", ylabel="share right")
+
+
+def _draw_rate(axes: Axes, schedule: Schedule, *, epochs: int, run: int, peak_rate: float) -> None:
     positions = np.linspace(0, epochs, 200)
-    rate.plot(positions, [peak_rate * one_cycle(round(1000 * x), 1000 * epochs) for x in positions], color=_BLUE)
-    rate.axvspan(0, history[-1].epoch, color=_GREEN, alpha=0.12, label="run")
-    rate.set(title="learning rate (last layers)", xlabel="epoch", ylabel="rate")
-    rate.legend()
+    rates = [peak_rate * multiple(schedule, round(1000 * x), 1000 * epochs) for x in positions]
+    axes.plot(positions, rates, color=_BLUE)
+    axes.set_ylim(bottom=0)
+    axes.axvspan(0, run, color=_GREEN, alpha=0.12, label="run")
+    axes.set(title="learning rate (last layers)", xlabel="epoch", ylabel="rate")
+    axes.legend()
+
+
+def _percent(share: float) -> str:
+    """Whole percent; what is there is never 0."""
+    return "<1" if 0 < share < 0.005 else f"{100 * share:.0f}"
 
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    with warnings.catch_warnings():
+        # A name in a writing that the font lacks is drawn as boxes; the report has it in letters.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.recipe.history import Epoch
+from trainer.report import plots
+
+HISTORY = [
+    Epoch(
+        epoch=number,
+        train_loss=1 / number if number else None,
+        validation_loss=1.0 - 0.1 * number,
+        validation_accuracy=0.5 + 0.1 * number,
+        learning_rate=1e-3,
+        standard_error=0.0,
+    )
+    for number in range(4)
+]
+
+
+@pytest.fixture(name="figures")
+def _figures(monkeypatch):
+    """The figures that are drawn, to be asked what they show."""
+    made = []
+
+    class Kept(plots.Figure):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            made.append(self)
+
+    monkeypatch.setattr(plots, "Figure", Kept)
+    return made
+
+
+def curves(path, **more):
+    plots.curves(HISTORY, path, chosen=3, epochs=6, peak_rate=1e-3, strengths={}, strength=None, **more)
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_the_matrix_has_counts_or_shares(tmp_path, figures):
+    """Counts as counted; shares of the true class in percent, where something is there never as 0."""
+    confusion = [[996, 4, 0], [1, 1, 2], [0, 0, 0]]
+    for shares in (False, True):
+        plots.confusion_matrix(confusion, ["a", "b", "c"], tmp_path / "a.png", title="t", shares=shares)
+    counts, percent = (texts(figure.axes[0]) for figure in figures)
+    assert counts == ["996", "4", "1", "1", "2"]
+    assert percent == ["100", "<1", "25", "25", "50"]
+
+
+@pytest.mark.parametrize("count", [5, 300])
+def test_any_number_of_classes_of_any_name_is_drawn(tmp_path, count):
+    """Names that mean something to matplotlib, or have no letter in its font, are drawn as they are, without a word."""
+    labels = [f"{name}{number}" for number, name in enumerate(["$x_{$", "狐狸", "\udc80", "a\nb", "y" * 300] * 60)][
+        :count
+    ]
+    plots.confusion_matrix(np.eye(count, dtype=int).tolist(), labels, tmp_path / "a.png", title="t")
+    with Image.open(tmp_path / "a.png") as image:
+        assert max(image.size) < 4000
+
+
+def test_the_rate_is_that_of_the_schedule(tmp_path, figures):
+    """A constant rate is a level line, a one-cycle rate rises and falls; neither below zero."""
+    for schedule in ("constant", "one_cycle"):
+        curves(tmp_path / "a.png", schedule=schedule)
+    level, cycle = (figure.axes[2].lines[0].get_ydata() for figure in figures)
+    assert set(level) == {1e-3}
+    assert max(cycle) == pytest.approx(1e-3, rel=1e-3)
+    assert cycle[0] < 2e-4
+    assert cycle[-1] < 1e-5
+
+
+def test_the_accuracy_has_its_interval_where_photos_count_alike(tmp_path, figures):
+    """Wilson's interval of each epoch's share of so many photos; none where the share is weighted."""
+    curves(tmp_path / "a.png", validation_count=40)
+    curves(tmp_path / "a.png")
+    with_interval, without = (figure.axes[1] for figure in figures)
+    (band,) = with_interval.collections
+    bounds = band.get_paths()[0].vertices
+    assert bounds[:, 1].min() == pytest.approx(0.352, abs=1e-3)
+    assert not without.collections
+    for axes in (with_interval, without):
+        assert axes.lines[0].get_ydata().tolist() == [row.validation_accuracy for row in HISTORY]
+
+
+def test_reliability_shows_each_bin_with_its_count(tmp_path, figures):
+    """Empty bins are left out; counts stand below; what cannot be had is said."""
+    bins = [
+        {"count": 20, "confidence": 0.6, "accuracy": 0.5, "low": 0.3, "high": 0.7},
+        {"count": 0, "confidence": None, "accuracy": None, "low": None, "high": None},
+        {"count": 21, "confidence": 0.9, "accuracy": 1.0, "low": 0.85, "high": 1.0},
+    ]
+    for ece, interval, told in (
+        (0.05, [0.02, 0.09], "calibration error 0.050 (0.020 to 0.090)"),
+        (0.05, None, "calibration error 0.050 (too few photos for an interval)"),
+        (None, None, "calibration error cannot be had"),
+    ):
+        plots.reliability(bins, tmp_path / "a.png", title="t", ece=ece, interval=interval)
+        above, below = figures[-1].axes
+        assert texts(below) == ["20", "21"]
+        assert above.get_legend().get_title().get_text() == told

@@ -1,0 +1,48 @@
+"""Every plot that a run's figures alone are enough for, from what `metrics.json` and `plan.json` hold."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..recipe.history import Epoch
+from . import plots
+
+
+def draw(metrics: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, *, epochs: int) -> None:
+    """Writes the plots; those whose figures are absent are left out.
+
+    Args:
+        metrics: As in `metrics.json`.
+        plan: As in `plan.json`.
+        folder: Where the PNGs go.
+        epochs: Epochs that were planned.
+    """
+    test, labels = metrics["test"], metrics["labels"]
+    title = f"{test['image_count']} test photos, {test['accuracy']:.1%} right"
+    plots.confusion_matrix(test["confusion"], labels, folder / "confusion_matrix.png", title=title)
+    shares_title = f"{title}: % of each true class"
+    plots.confusion_matrix(
+        test["confusion"], labels, folder / "confusion_matrix_shares.png", title=shares_title, shares=True
+    )
+    if test.get("reliability"):
+        plots.reliability(
+            test["reliability"],
+            folder / "reliability.png",
+            title=f"{test['image_count']} test photos",
+            ece=test.get("ece"),
+            interval=test.get("ece_interval"),
+        )
+    head = metrics["head"] or {"cross_validated_loss": {}, "strength": None}
+    plots.curves(
+        [Epoch(**row) for row in metrics["history"]],
+        folder / "curves.png",
+        chosen=metrics["epoch"],
+        epochs=epochs,
+        peak_rate=plan["learning_rate"],
+        # JSON has no numbers as keys.
+        strengths={float(strength): loss for strength, loss in head["cross_validated_loss"].items()},
+        strength=head["strength"],
+        schedule=plan["schedule"],
+        # Where classes count alike the accuracy is no share of the photos.
+        validation_count=metrics["validation"]["image_count"] if plan["balance"] == "none" else None,
+    )
