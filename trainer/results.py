@@ -25,6 +25,8 @@ from .recipe.part import predict
 from .recipe.schedule import steps_in_epoch
 from .report import plots
 from .report.events import EventFile
+from .report.html import REPORT_FILE, write_report
+from .report.thumbnails import THUMBNAILS_FILE, shown_positions, write_thumbnails
 from .run_folder import write_json, write_tensors, write_text
 from .training import Trained, refitted
 
@@ -73,6 +75,7 @@ def write_results(
     _draw(config, trained, metrics, folder / "plots")
     write_json(folder / "metrics.json", metrics)
     _tell_test(trained, measured["test"], folder, report)
+    _write_page(config, data, folder)
     return metrics
 
 
@@ -94,6 +97,7 @@ def sentences(metrics: Mapping[str, Any], folder: Path) -> str:
     ]
     if metrics["refit"] == "all":
         lines[2] += "; its head was fitted again on every photo after the figures above were measured"
+    lines.append(f"report: {folder / REPORT_FILE}")
     if weakest is not None and weakest[0] < 1:
         lines.insert(1, f"weakest class: {weakest[1]}, {weakest[0]:.1%} of it found")
     return "\n".join(lines)
@@ -196,6 +200,17 @@ def _tell_test(trained: Trained, test: Mapping[str, Any], folder: Path, report: 
             {name: value for name, value in shown.items() if value is not None},
             step=steps * trained.history[-1].epoch if trained.history else 0,
         )
+
+
+def _write_page(config: RunConfig, data: Data, folder: Path) -> None:
+    """The report, of the files that are there by now, with the small photos that it shows."""
+    thumbnails = folder / THUMBNAILS_FILE
+    if config.images:
+        write_thumbnails(data, shown_positions(data, folder), thumbnails)
+    else:
+        # An earlier process of this run may have been told otherwise.
+        thumbnails.unlink(missing_ok=True)
+    write_report(folder, images=config.images)
 
 
 def _draw(config: RunConfig, trained: Trained, metrics: Mapping[str, Any], folder: Path) -> None:
