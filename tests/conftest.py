@@ -222,7 +222,7 @@ def _write_pictures(folder, rows, chance, *, side_px):
 
     def pixels(positions):
         colours = chance.integers(20, 150, (len(positions), 1, 1, 3))
-        noise = chance.integers(-9, 9, (len(positions), side_px, side_px, 1))
+        noise = chance.integers(-25, 26, (len(positions), side_px, side_px, 1))
         return np.clip(picture + colours + noise, 0, 255).astype(np.uint8)
 
     shown = [index for index, row in enumerate(rows) if row[2] != "train"]

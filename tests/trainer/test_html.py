@@ -237,7 +237,7 @@ def test_a_run_of_before_gives_a_report(draw_run, tmp_path):
     for name in ("suspects.csv", "duplicates.csv", "pictures.json", "thumbnails.zip"):
         (run / name).unlink()
     page = page_of(run)
-    for what in ("calibration", "thresholds", "measure of unknown classes", "judgement"):
+    for what in ("calibration", "list of thresholds", "measure of unknown classes", "judgement"):
         assert f"There is no {what}: this run was made by a version of Trapline that did not write it" in page.text
     assert f"{metrics['test']['accuracy']:.1%}" in page.text
 

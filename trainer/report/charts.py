@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_WIDTH, _HEIGHT = 420.0, 270.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 406.0, 14.0, 222.0
+_WIDTH, _HEIGHT = 420.0, 274.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 406.0, 30.0, 232.0
 _FACTORS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -43,14 +43,15 @@ class Chart:
         title: What the chart shows.
         description: Its figures in words, for those who do not see it.
         x_label: Below the x axis.
-        y_label: Beside the y axis.
+        y_label: Above the y axis.
         x_ticks: Place and text of each.
         y_ticks: Likewise.
         lines: Drawn with a mark at each point.
         chosen: Place of the vertical line that marks what was kept, and its name.
         diagonal: Whether the line of equal values is drawn.
         whiskers: x, y of the lower and y of the upper end of intervals.
-        bars: Counts.
+        bars: Counts, standing on `floor`.
+        bars_label: What the bars are.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Chart:
     diagonal: bool = False
     whiskers: tuple[tuple[float, float, float], ...] = ()
     bars: tuple[Bar, ...] = ()
+    bars_label: str = ""
+    floor: float = 0.0
     width: float = _WIDTH
     height: float = _HEIGHT
     left: float = _LEFT
@@ -125,9 +128,10 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, name: str, title: st
     drawn = [row for row in bins if row["count"] and row["accuracy"] is not None]
     if not drawn:
         return None
-    left, right, top, bottom = 58.0, 358.0, 14.0, 314.0
+    left, right, top, bottom = 58.0, 358.0, 30.0, 330.0
     across, up = _scale(0, 1, begin=left, end=right), _scale(0, 1, begin=bottom, end=top)
-    most, strip, floor = max(row["count"] for row in drawn), 44.0, 402.0
+    counts = [row["count"] for row in drawn]
+    least, most, strip, floor = min(counts), max(counts), 44.0, 426.0
     ticks = [step / 5 for step in range(6)]
     edges = _edges([row["confidence"] for row in drawn])
     bars = tuple(
@@ -163,8 +167,10 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, name: str, title: st
             if row.get("low") is not None and row.get("high") is not None
         ),
         bars=bars,
+        bars_label=f"{least} photos a bin" if least == most else f"{least} to {most} photos a bin",
+        floor=floor,
         width=372.0,
-        height=446.0,
+        height=432.0,
         left=left,
         right=right,
         top=top,
@@ -223,7 +229,7 @@ def _axis(
     if share:
         written = [f"{tick:.{max(0, digits - 2)}%}" for tick in ticks]
     else:
-        written = [f"{tick:.1e}" if digits > 4 else f"{tick:.{digits}f}" for tick in ticks]
+        written = [f"{tick:g}" if digits > 4 else f"{tick:.{digits}f}" for tick in ticks]
     return tuple(zip(map(up, ticks), written, strict=True)), up
 
 

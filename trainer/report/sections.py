@@ -12,7 +12,7 @@ View = dict[str, Any]
 
 # Classes in a confusion matrix that still fits a page.
 _MOST_CLASSES_IN_MATRIX = 30
-_MOST_PAIRS = 10
+_MOST_PAIRS = 8
 _RULES = {
     "exif": "by camera and time",
     "file": "by the groups file",
@@ -173,7 +173,7 @@ def thresholds(evidence: Evidence) -> View:
     """The score from which a class is precise enough, and what is then left to a person."""
     found = evidence.metrics.get("thresholds") or {}
     return {
-        "missing": None if found else evidence.missing("thresholds"),
+        "missing": None if found else evidence.missing("list of thresholds"),
         "target": found.get("target_precision"),
         "left": found.get("left_to_person_share"),
         "sentence": _sentence(found.get("sentence") or ""),

@@ -2,7 +2,7 @@
 
 // Nothing here writes HTML: names and labels are put in as text.
 
-const PER_PAGE = 48;
+const PER_PAGE = matchMedia("(max-width: 30rem)").matches ? 16 : 48;
 const byId = (id) => document.getElementById(id);
 
 function element(name, text, className) {
@@ -108,12 +108,8 @@ function card(index, place) {
   }
   const tag = element("span", undefined, "tag");
   tag.append(element("b", photos.labels[photos.truth[index]]), answer(index));
-  button.append(tag);
-  button.setAttribute(
-    "aria-label",
-    `${photos.labels[photos.truth[index]]}, ${isRight(index) ? "right" : "wrong"}: ` +
-      `${photos.labels[photos.predicted[index]]} ${percent(photos.scores[index])}, ${nameOf(index)}`,
-  );
+  // For those who do not see the sign, or the picture.
+  button.append(tag, element("span", `, ${isRight(index) ? "right" : "wrong"}, ${nameOf(index)}`, "quiet"));
   item.append(button);
   return item;
 }
