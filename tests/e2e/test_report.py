@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import tarfile
 import time
+import zipfile
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from trainer.report.html import write_report
 
@@ -266,6 +269,52 @@ def test_without_images_it_still_works(chromium, axe, draw_run, tmp_path):
         cards(page).first.click()
         assert re.fullmatch(r"line \d+ of split\.csv", page.locator("#zoom-title").inner_text())
         assert found_by_axe(page, axe) == []
+
+
+@pytest.fixture(name="located", scope="module")
+def _located(tmp_path_factory):
+    """Photos whose EXIF has a place, a camera and its serial number."""
+    folder, chance = tmp_path_factory.mktemp("located"), np.random.default_rng(0)
+    for label, colour in {"red": (200, 40, 40), "blue": (40, 40, 200)}.items():
+        (folder / label).mkdir()
+        for number in range(12):
+            exif = Image.Exif()
+            exif[0x010F], exif[0x0110] = "Woodline", "Scout 5"
+            exif.get_ifd(0x8769).update({0xA431: "SN-778899", 0x9003: f"2024:05:12 0{number % 10}:29:29"})
+            exif.get_ifd(0x8825).update({1: "N", 2: (51.0, 28.0, 40.1279), 3: "E", 4: (7.0, 0.0, 27.6431)})
+            pixels = np.clip(np.array(colour) + chance.integers(-60, 60, (48, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number:03}.jpg", exif=exif)
+    return folder
+
+
+@pytest.mark.full
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("images", [True, False])
+def test_a_run_tells_no_place_and_no_camera(call, located, tmp_path, images):
+    """No GPS, no camera and no serial number on the page or in a small photo; with --no-images no name and no photo."""
+    run = tmp_path / "run"
+    options = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-px", "32", "--epochs", "1")
+    flag = "--images" if images else "--no-images"
+    done = call(
+        *("trainer", "run", located, "--out", run, *options, "--cache-dir", tmp_path / "cache", flag),
+        timeout_seconds=400,
+    )
+    assert f"report: {run / 'report.html'}" in done.stdout
+    assert "Woodline" in (run / "scan.csv").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for text in ("Woodline", "Scout", "778899", "2024:05:12", "40.1279", "27.6431"):
+        assert text not in re.sub(r"base64,[\w+/=]+", "", page), text
+    assert (".jpg" in page) == images
+    assert (run / "thumbnails.zip").exists() == images
+    if images:
+        with zipfile.ZipFile(run / "thumbnails.zip") as archive:
+            for name in archive.namelist():
+                with Image.open(archive.open(name)) as image:
+                    assert len(image.getexif()) == 0
+    # Asked for again otherwise, it is the same run.
+    other = "--no-images" if images else "--images"
+    again = call("trainer", "run", located, "--out", run, *options, "--cache-dir", tmp_path / "cache", other)
+    assert again.stdout == done.stdout
 
 
 @pytest.fixture(name="real")

@@ -57,6 +57,7 @@ def test_a_run_leaves_what_it_promises(whole):
     home, done = whole
     run = home / "run"
     files = "model.onnx weights.safetensors metrics.json predictions.csv scan.csv split.csv plan.json state.json"
+    files += " report.html thumbnails.zip"
     assert set(files.split()) <= {path.name for path in run.iterdir()}
     assert (run / "plots" / "confusion_matrix.png").stat().st_size > 5000
     assert (run / "plots" / "curves.png").stat().st_size > 5000
@@ -75,6 +76,8 @@ def test_a_run_leaves_what_it_promises(whole):
     assert metadata.evaluation.accuracy == metrics["test"]["accuracy"]
     assert json.loads((run / "state.json").read_text())["state"] == "done"
     assert f"{metrics['test']['accuracy']:.1%}" in done.stdout
+    assert f"report: {run / 'report.html'}\n" in done.stdout
+    assert f"{metrics['test']['accuracy']:.1%}" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_bad_files_are_listed_with_reasons(whole):

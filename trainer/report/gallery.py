@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..dataset.layout import shown
 from .evidence import Evidence, Prediction
+from .sections import sentence_of
 from .thumbnails import MOST_DUPLICATES, MOST_PHOTOS, MOST_SUSPECTS
 
 View = dict[str, Any]
@@ -107,8 +108,8 @@ def pictures(evidence: Evidence, *, images: bool) -> View:
     """The sheets of `pictures.json` and the range test, each as data in the page; best and worst of a class apart."""
     rows = (evidence.pictures.get("pictures") or []) if images else []
     drawn = [
-        {"title": row.get("title") or Path(row["file"]).stem, "sentence": row.get("sentence") or "", "uri": uri}
-        | {"of_class": row.get("kind") in ("best", "worst")}
+        {"title": sentence_of(row.get("title") or Path(row["file"]).stem), "sentence": row.get("sentence") or ""}
+        | {"uri": uri, "of_class": row.get("kind") in ("best", "worst")}
         for row in rows
         if (uri := _sheet_uri(evidence.run, row["file"]))
     ]

@@ -41,10 +41,10 @@ def headline(evidence: Evidence) -> View:
         low, high = test["accuracy_interval"]
         sentences.append(f"The true share lies between {low:.1%} and {high:.1%} (95 % interval).")
     if test.get("interval_sentence"):
-        sentences.append(_sentence(test["interval_sentence"]))
+        sentences.append(sentence_of(test["interval_sentence"]))
     if split:
         rule = _RULES.get(split.get("rule", ""), f"by {split.get('rule')}")
-        sentences.append(_sentence(f"The photos were divided {rule}: {split.get('sentence', '')}"))
+        sentences.append(sentence_of(f"The photos were divided {rule}: {split.get('sentence', '')}"))
     if metrics.get("refit") == "all":
         sentences.append("The head in the exported file was fitted again on every photo after this was measured.")
     return {
@@ -59,10 +59,10 @@ def headline(evidence: Evidence) -> View:
 def judgement(evidence: Evidence) -> View:
     """The judge's sentences, the gravest first, and the notes of the split."""
     findings = [
-        {"severity": row.get("severity", "advice"), "sentence": _sentence(row["sentence"])}
+        {"severity": row.get("severity", "advice"), "sentence": sentence_of(row["sentence"])}
         for row in evidence.metrics.get("judgement") or ()
     ]
-    notes = [_sentence(note) for note in (evidence.metrics.get("split") or {}).get("notes", ())]
+    notes = [sentence_of(note) for note in (evidence.metrics.get("split") or {}).get("notes", ())]
     return {"missing": None if findings else evidence.missing("judgement"), "findings": findings, "notes": notes}
 
 
@@ -162,7 +162,7 @@ def calibration(evidence: Evidence) -> View:
         "bins": test.get("reliability") or [],
         "ece": test.get("ece"),
         "ece_interval": test.get("ece_interval"),
-        "sentences": [_sentence(text) for text in (test.get("ece_sentence"), found.get("sentence")) if text],
+        "sentences": [sentence_of(text) for text in (test.get("ece_sentence"), found.get("sentence")) if text],
         "temperature": found.get("temperature"),
         "before": found.get("validation_loss_before"),
         "after": found.get("validation_loss_after"),
@@ -176,7 +176,7 @@ def thresholds(evidence: Evidence) -> View:
         "missing": None if found else evidence.missing("list of thresholds"),
         "target": found.get("target_precision"),
         "left": found.get("left_to_person_share"),
-        "sentence": _sentence(found.get("sentence") or ""),
+        "sentence": sentence_of(found.get("sentence") or ""),
         "rows": [{"label": label, **row} for label, row in (found.get("classes") or {}).items()],
     }
 
@@ -197,7 +197,7 @@ def unknowns(evidence: Evidence) -> View:
         "methods": [_METHODS[name] for name in methods],
         "means": [auroc[name] for name in methods],
         "rows": rows,
-        "sentence": _sentence(found.get("sentence") or ""),
+        "sentence": sentence_of(found.get("sentence") or ""),
     }
 
 
@@ -213,7 +213,7 @@ def model(evidence: Evidence) -> View:
         "rows": [[_value(value) for value in row.values()] for row in rows],
         "totals": _spoken(totals),
         "shares": shares,
-        "sentence": _sentence(evidence.pictures.get("non_zero_sentence") or ""),
+        "sentence": sentence_of(evidence.pictures.get("non_zero_sentence") or ""),
     }
 
 
@@ -280,7 +280,7 @@ def _share(count: int, total: int) -> float | None:
     return count / total if total else None
 
 
-def _sentence(text: str) -> str:
-    """With a capital and a full stop."""
+def sentence_of(text: str) -> str:
+    """The text with a capital and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".!?" else ".")
