@@ -19,6 +19,7 @@ from trainer.config import (
     ExportConfig,
     LrFindConfig,
     PublishConfig,
+    ReportConfig,
     RunConfig,
     SampleConfig,
 )
@@ -30,6 +31,7 @@ VERBS: dict[str, type[Options]] = {
     "trainer run": RunConfig,
     "trainer lr-find": LrFindConfig,
     "trainer evaluate": EvaluateConfig,
+    "trainer report": ReportConfig,
     "trainer export": ExportConfig,
     "trainer publish": PublishConfig,
     "trainer cache list": CacheListConfig,

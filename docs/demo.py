@@ -47,7 +47,7 @@ def main() -> int:
         ("log", FOLDER / "server.log"),
     ):
         print(f"  {what:<8} {path}")
-    print(f"  look at  {FOLDER / 'run' / 'plots' / 'confusion_matrix.png'}")
+    print(f"  look at  {FOLDER / 'run' / 'report.html'}")
     return server.returncode
 
 

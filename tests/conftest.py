@@ -1,9 +1,14 @@
+import csv
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+#: In no page: what a camera and a photo's EXIF say of themselves.
+CAMERA, TAKEN = "Woodline Scout 5 #d3a27644", "2024:05:12 01:29:29"
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +47,201 @@ def certificates(tmp_path_factory):
         pair.key.chmod(0o600)
         setattr(paths, name, pair)
     return paths
+
+
+@pytest.fixture(scope="session")
+def draw_run():
+    """The function that writes the folder of a run which never trained: every file that a report reads."""
+    return write_run
+
+
+def write_run(folder, *, labels=("deer", "empty", "fox", "hog"), count=260, absent=(), side_px=64, seed=0):
+    """Writes `folder` as a run of `count` test and as many validation photos leaves it, and gives it.
+
+    Answers are drawn at random, nine in ten of them right; the figures follow from them, but for those that need a
+    network. Labels in `absent` have no test photo.
+    """
+    import numpy as np
+
+    from trainer.evaluate.metrics import figures
+
+    chance = np.random.default_rng(seed)
+    (folder / "plots").mkdir(parents=True)
+    rows, measured = [], {}
+    for part in ("train", "val", "test"):
+        present = [index for index, label in enumerate(labels) if part != "test" or label not in absent]
+        targets = chance.permutation(np.resize(present, count))
+        logits = chance.normal(0, 1, (count, len(labels)))
+        logits[np.arange(count), targets] += 4 * (chance.random(count) < 0.9)
+        shares = np.exp(2 * logits) / np.exp(2 * logits).sum(axis=1, keepdims=True)
+        names = [f"{labels[target]}/{part}-{number:05}.jpg" for number, target in enumerate(targets)]
+        rows += [
+            (name, labels[target], part, share) for name, target, share in zip(names, targets, shares, strict=True)
+        ]
+        measured[part] = figures(shares.astype(np.float32), targets, labels) | _more_figures(shares, targets)
+    rows.sort(key=lambda row: row[0])
+    _write_rows(folder, rows, labels)
+    metrics = _metrics(labels, measured, count, named=next(row[0] for row in rows if row[2] == "test"))
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    _write_facts(folder)
+    _write_pictures(folder, rows, chance, side_px=side_px)
+    return folder
+
+
+def _more_figures(shares, targets):
+    """Calibration by ten bins of equal count, as the design names its fields."""
+    import numpy as np
+
+    from trainer.evaluate.metrics import wilson_interval
+
+    scores, right = shares.max(axis=1), shares.argmax(axis=1) == targets
+    bins = []
+    for members in np.array_split(np.argsort(scores), 10):
+        low, high = wilson_interval(int(right[members].sum()), len(members))
+        figures = {"confidence": float(scores[members].mean()), "accuracy": float(right[members].mean())}
+        bins.append({"count": len(members), "low": low, "high": high} | figures)
+    gaps = [row["count"] * abs(row["confidence"] - row["accuracy"]) for row in bins]
+    return {
+        "group_count": len(targets),
+        "interval_method": "wilson",
+        "interval_sentence": "each photo is a group of its own, so the interval is Wilson's",
+        "ece": sum(gaps) / len(targets),
+        "ece_interval": [0.01, 0.06],
+        "ece_sentence": "by 10 bins of equal count",
+        "reliability": bins,
+        "mean_average_precision": 0.91,
+    }
+
+
+def _metrics(labels, measured, count, *, named):
+    from trainer.evaluate.metrics import wilson_interval
+
+    for part in measured.values():
+        for row in part["classes"].values():
+            for name in ("recall", "precision"):
+                share, support = row[name], row["support"]
+                row[f"{name}_interval"] = (
+                    wilson_interval(round(share * support), support) if share and support else None
+                )
+    epochs = [
+        {"epoch": epoch, "train_loss": None if epoch == 0 else 0.9 / epoch, "standard_error": 0.01}
+        | {"validation_loss": 0.5 + 0.05 * abs(epoch - 2), "validation_accuracy": 0.8 + 0.01 * epoch}
+        | {"learning_rate": 1e-4 / (epoch + 1)}
+        for epoch in range(5)
+    ]
+    thresholds = {
+        label: {"threshold": 0.5 + 0.05 * index, "validation_precision": 0.96, "validation_count": 40}
+        | {"test_precision": 0.95, "test_precision_interval": [0.9, 0.99], "test_count": 38}
+        for index, label in enumerate(labels)
+    }
+    thresholds[labels[0]] = {"threshold": None, "test_precision": None, "test_count": 0}
+    return {
+        "labels": list(labels),
+        "test": measured["test"],
+        "validation": measured["val"],
+        "calibration": {"temperature": 1.31, "validation_loss_before": 0.41, "validation_loss_after": 0.37}
+        | {"sentence": "fitted on 260 validation photos"},
+        "thresholds": {"target_precision": 0.95, "classes": thresholds, "left_to_person_share": 0.083}
+        | {"sentence": "no score of deer was precise enough"},
+        "unknowns": {"method": "nearest_class_mean", "threshold": 0.42, "sentence": "measured class by class"}
+        | {"auroc": {"nearest_class_mean": 0.88, "max_softmax": 0.81}}
+        | {"classes": {label: {"nearest_class_mean": 0.88, "max_softmax": 0.81} for label in labels}},
+        "judgement": [
+            {"code": "weakest", "severity": "serious", "sentence": "the weakest class is fox; it is taken for deer"},
+            {"code": "few", "severity": "advice", "sentence": f"look at {named} first"},
+            {"code": "calibrated", "severity": "fine", "sentence": "scores can be taken at their word"},
+        ],
+        "split": {"rule": "exif", "notes": ["groups by folder were dropped"], "digest": "b" * 64}
+        | {"sentence": f"{count} groups of {3 * count} photos, none of them in two parts", "group_count": count},
+        "stage": "finetune",
+        "epoch": 2,
+        "head": {"strength": 0.1, "cross_validated_loss": {"0.01": 0.9, "0.1": 0.6, "1.0": 0.7}},
+        "history": epochs,
+        "parity": {"image_count": count, "top1_agreement": 1.0, "largest_difference": 3e-06},
+        "data_digest": "a" * 64,
+        "refit": "none",
+    }
+
+
+def _write_facts(folder):
+    state = {
+        "state": "done",
+        "config": {"backbone": "mobilenet_v2", "weights": "/secret/place/mobilenet.pth", "epochs": 4, "groups": None},
+        "places": {"data": "/secret/place/hills", "cache_dir": "/secret/cache"},
+    }
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    plan = {"image_px": 224, "fit": "stretch", "device": "cpu", "versions": {"python": "3.11.7", "torch": "2.15.0"}}
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+
+
+def _write_rows(folder, rows, labels):
+    def write(name, header, lines):
+        with (folder / name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+    write("split.csv", ("path", "label", "part", "group"), [(*row[:3], f"{CAMERA}/7") for row in rows])
+    write(
+        "scan.csv",
+        ("path", "label", "part", "status", "reason", "sha256", "camera", "taken"),
+        [(row[0], row[1], "", "ok", "", "c" * 64, CAMERA, TAKEN) for row in rows]
+        + [("deer/broken.jpg", "deer", "", "unreadable", "is no image", "", "", "")],
+    )
+    predictions = [
+        (path, part, label, labels[int(share.argmax())], f"{share.max():.6f}", "0.25", *(f"{one:.6f}" for one in share))
+        for path, label, part, share in rows
+        if part != "train"
+    ]
+    header = (
+        "path",
+        "part",
+        "label",
+        "predicted",
+        "score",
+        "unknown_score",
+        *(f"probability_{name}" for name in labels),
+    )
+    write("predictions.csv", header, predictions)
+    doubted = [row for row in rows if row[2] == "train"][:7]
+    write(
+        "suspects.csv",
+        ("path", "part", "label", "suggested", "score", "label_score", "rank_score", "group"),
+        [(path, part, label, labels[-1], "0.93", "0.02", "0.9", f"{CAMERA}/7") for path, label, part, _ in doubted],
+    )
+    pair = (rows[0][0], "train", rows[1][0], "test", 3)
+    write("duplicates.csv", ("path", "part", "other_path", "other_part", "distance"), [pair])
+
+
+def _write_pictures(folder, rows, chance, *, side_px):
+    import numpy as np
+    from PIL import Image
+
+    from trainer.report.thumbnails import write_thumbnails
+
+    slopes = np.linspace(0, 1, side_px, dtype=np.float32)
+    picture = slopes[:, None, None] * slopes[None, :, None] * np.array([90, 110, 60])
+
+    def pixels(positions):
+        colours = chance.integers(20, 150, (len(positions), 1, 1, 3))
+        noise = chance.integers(-25, 26, (len(positions), side_px, side_px, 1))
+        return np.clip(picture + colours + noise, 0, 255).astype(np.uint8)
+
+    shown = [index for index, row in enumerate(rows) if row[2] != "train"]
+    doubted = [index for index, row in enumerate(rows) if row[2] == "train"][:7]
+    write_thumbnails(SimpleNamespace(pixels=pixels), [*doubted, *shown], folder / "thumbnails.zip")
+    for name in ("top_losses", "grad_cam", "best_fox", "worst_fox"):
+        drawn = Image.fromarray(np.tile(pixels([0])[0], (3, 5, 1)))
+        drawn.save(folder / "plots" / f"{name}.png")
+    entries = [
+        {"file": f"plots/{name}.png", "kind": name.removesuffix("_fox"), "title": name.replace("_", " ")}
+        | {"sentence": "How to read it.", "photos": [{"path": rows[0][0], "true": rows[0][1]}]}
+        for name in ("top_losses", "grad_cam", "best_fox", "worst_fox")
+    ]
+    layers = [{"path": "features.0", "kind": "Conv2d", "output_shape": [32, 112, 112], "parameters": 864}]
+    found = {
+        "pictures": [*entries, {"file": "../outside.png", "title": "outside", "sentence": "", "photos": []}],
+        "non_zero_shares": [{"layer": f"features.{depth}", "share": 0.83 - 0.09 * depth} for depth in range(5)],
+        "non_zero_sentence": "measured on 200 test photos",
+        "model_summary": {"rows": layers, "parameter_count": 2_230_277, "trainable_count": 2_230_277},
+        "notes": [],
+    }
+    (folder / "pictures.json").write_text(json.dumps(found), encoding="utf-8")

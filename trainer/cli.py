@@ -22,6 +22,7 @@ from .config import (
     ExportConfig,
     LrFindConfig,
     PublishConfig,
+    ReportConfig,
     RunConfig,
     SampleConfig,
 )
@@ -39,6 +40,7 @@ def main() -> int:
         Verb(name="run", options=RunConfig, run=_run),
         Verb(name="lr-find", options=LrFindConfig, run=_lr_find),
         Verb(name="evaluate", options=EvaluateConfig, run=_evaluate),
+        Verb(name="report", options=ReportConfig, run=_report),
         Verb(name="export", options=ExportConfig, run=_export),
         Verb(name="publish", options=PublishConfig, run=_publish),
         Verb(name="cache list", options=CacheListConfig, run=_cache_list),
@@ -65,7 +67,7 @@ def program() -> NoReturn:
 
 
 def _run(config: RunConfig) -> int:
-    _need("torch", "torchvision", "onnxruntime", "onnxscript", "sklearn", "PIL")
+    _need("torch", "torchvision", "onnxruntime", "onnxscript", "sklearn", "jinja2", "PIL")
     check_options(config)
     with joined_world() as world, _opened(config, world) as folder:
         result = world.told(finished_result(config, folder) if world.first else None)
@@ -127,6 +129,14 @@ def _evaluate(config: EvaluateConfig) -> int:
     skipped = figures["unknown_class_image_count"], figures["unreadable_image_count"]
     if any(skipped):
         print(f"left out: {skipped[0]} images of classes that the model does not know, {skipped[1]} unreadable files")
+    return 0
+
+
+def _report(config: ReportConfig) -> int:
+    _need("jinja2", "safetensors", "PIL")
+    from .report.html import write_report
+
+    print(f"report: {write_report(config.run, images=config.images)}")
     return 0
 
 

@@ -9,8 +9,9 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from trapline.command_line import Options
 from trapline.model_file import check_model_id
 
-#: Options that say where things are and not what the run is: they may differ when a run is asked for again.
-PLACES = frozenset({"data", "out", "config", "cache_dir", "cache_gib", "checkpoint_minutes"})
+#: Options that say where things are, or what is shown, and not what the run is: they may differ when it is asked for
+#: again.
+PLACES = frozenset({"data", "out", "config", "cache_dir", "cache_gib", "checkpoint_minutes", "images"})
 
 
 class RecipeOptions(Options):
@@ -100,6 +101,7 @@ class RunConfig(RecipeOptions):
     refit: Literal["none", "all"] = Field(
         "none", description="all: after the test figure, fit the head again on every photo."
     )
+    images: bool = Field(True, description="Show photos and name files in the report; without, it has neither.")
     publish: Path | None = Field(None, description="Model repository to publish the file into; needs --model-id.")
     model_id: str | None = Field(None, description="Id that the model is to be served under.")
 
@@ -156,6 +158,15 @@ class PublishConfig(Options):
     @classmethod
     def _valid_id(cls, model_id: str | None) -> str | None:
         return None if model_id is None else check_model_id(model_id)
+
+
+class ReportConfig(Options):
+    """Make the report of a run again from its folder: one HTML file, of whatever is there."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAINER_")
+
+    run: CliPositionalArg[Path] = Field(description="A run folder; the run may have ended in any way, or not yet.")
+    images: bool = Field(True, description="Show photos and name files; without, the page has neither.")
 
 
 class ExportConfig(Options):

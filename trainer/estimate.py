@@ -22,6 +22,7 @@ from .recipe.plan import Plan
 from .recipe.schedule import steps_in_epoch
 from .recipe.steps import NotFinite
 from .recipe.trial import Trial, images_at_once, measure
+from .report.thumbnails import page_bytes
 from .run_folder import PLAN_FILE, read_facts
 from .setting import Setting
 
@@ -105,7 +106,8 @@ def disk_bytes(work: Work) -> int:
     """What the run folder takes at most, with what is there only while one file takes another one's place."""
     lists = sum(work.photos.values()) * (400 + 16 * work.label_count)
     head = 4 * work.feature_count * work.label_count
-    return lists + head + 2 * _MIB + work.weight_bytes * (_COPIES_IN_CHECKPOINT if work.trains else 3)
+    page = page_bytes(work.photos["val"] + work.photos["test"])
+    return lists + head + page + 2 * _MIB + work.weight_bytes * (_COPIES_IN_CHECKPOINT if work.trains else 3)
 
 
 def seconds(work: Work, trial: Trial) -> dict[str, float]:

@@ -1,8 +1,6 @@
 """What a run says about its own photos and figures: doubted labels, near duplicates across parts, and sentences."""
 
 import csv
-import importlib
-import importlib.util
 import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ from .evaluate.suspects import Suspect, suspects, suspects_csv
 from .out_of_fold import OutOfFold, out_of_fold
 from .progress import Report
 from .recipe.part import cross_entropy
+from .report.sheets import contact_sheet
 from .run_folder import write_text
 from .training import Trained
 
@@ -53,6 +52,8 @@ def judged(
     data = trained.data
     answers = out_of_fold(config, trained, probabilities, report=report)
     found = _write_suspects(data, answers, folder)
+    if config.images and found:
+        _draw(data, answers, found[:_ON_SHEET], folder / "plots" / "suspects.png")
     pairs = straddling(data.scan.photos, data.split.parts)
     write_text(folder / DUPLICATES_FILE, _duplicates_csv(pairs))
     figures = {
@@ -104,18 +105,14 @@ def _write_suspects(data: Data, answers: OutOfFold, folder: Path) -> list[Suspec
         groups=groups,
     )
     write_text(folder / SUSPECTS_FILE, text)
-    _draw(data, [answers.positions[one.row] for one in found[:_ON_SHEET]], found, folder / "plots" / "suspects.png")
     return found
 
 
-def _draw(data: Data, positions: Sequence[int], found: Sequence[Suspect], path: Path) -> None:
-    """The contact sheet of the most doubted photos, where there is something to draw it with."""
-    if not positions or importlib.util.find_spec("trainer.report.sheets") is None:
-        return
-    captions = [f"{one.label}\n→ {one.suggested} {one.score:.2f}" for one in found[: len(positions)]]
-    importlib.import_module("trainer.report.sheets").contact_sheet(
-        data.pixels(positions), captions, path, title="labels that are doubted, most doubted first"
-    )
+def _draw(data: Data, answers: OutOfFold, found: Sequence[Suspect], path: Path) -> None:
+    """The contact sheet of the most doubted photos."""
+    pixels = data.pixels([int(answers.positions[one.row]) for one in found])
+    captions = [f"{one.label}\n→ {one.suggested} {one.score:.2f}" for one in found]
+    contact_sheet(pixels, captions, path, title="labels that are doubted, most doubted first")
 
 
 def _duplicates_csv(pairs: Sequence[Duplicate]) -> str:

@@ -26,6 +26,8 @@ from .recipe.schedule import steps_in_epoch
 from .report.events import EventFile
 from .report.figures import draw
 from .report.pictures import write_pictures
+from .report.html import REPORT_FILE, write_report
+from .report.thumbnails import THUMBNAILS_FILE, shown_positions, write_thumbnails
 from .run_folder import write_json, write_tensors, write_text
 from .training import Trained, refitted
 
@@ -89,10 +91,11 @@ def write_results(
         device=trained.device,
         report=report,
         head_only=trained.stage == "head",
-        images=getattr(config, "images", True),
+        images=config.images,
         seed=config.seed,
     )
     _tell_test(trained, measured["test"], folder, report)
+    _write_page(config, data, folder)
     return metrics
 
 
@@ -116,6 +119,7 @@ def sentences(metrics: Mapping[str, Any], folder: Path) -> str:
     ]
     if metrics["refit"] == "all":
         lines[5] += "; its head was fitted again on every photo after the figures above were measured"
+    lines.append(f"report: {folder / REPORT_FILE}")
     if weakest is not None and weakest[0] < 1:
         lines.insert(1, f"weakest class: {weakest[1]}, {weakest[0]:.1%} of it found")
     return "\n".join([*lines, *serious(metrics)])
@@ -230,3 +234,14 @@ def _tell_test(trained: Trained, test: Mapping[str, Any], folder: Path, report: 
             {name: value for name, value in shown.items() if value is not None},
             step=steps * trained.history[-1].epoch if trained.history else 0,
         )
+
+
+def _write_page(config: RunConfig, data: Data, folder: Path) -> None:
+    """The report, of the files that are there by now, with the small photos that it shows."""
+    thumbnails = folder / THUMBNAILS_FILE
+    if config.images:
+        write_thumbnails(data, shown_positions(data, folder), thumbnails)
+    else:
+        # An earlier process of this run may have been told otherwise.
+        thumbnails.unlink(missing_ok=True)
+    write_report(folder, images=config.images)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 #: Every choice of a run; written when training begins.
 PLAN_FILE = "plan.json"
-_STATE = "state.json"
+#: How a run stands, and its options.
+STATE_FILE = "state.json"
 _LOCK = ".lock"
 
 
@@ -107,7 +108,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     """The facts alone of a file that `write_tensors` wrote."""
     import safetensors
 
-    with safetensors.safe_open(path, framework="pt") as file:
+    # As NumPy's, which needs no torch.
+    with safetensors.safe_open(path, framework="numpy") as file:
         facts: dict[str, Any] = json.loads(file.metadata()["facts"])
     return facts
 
@@ -137,7 +139,7 @@ class RunFolder:
     def set_state(self, state: str, **facts: object) -> None:
         """Records `running`, `interrupted`, `failed` or `done`, beside the facts known already."""
         self.state.update({"state": state, **facts})
-        write_json(self.path / _STATE, self.state)
+        write_json(self.path / STATE_FILE, self.state)
 
 
 @contextmanager
@@ -147,7 +149,7 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
     Raises:
         UsageError: The folder is no run's, another run's, or in use.
     """
-    state_path = path / _STATE
+    state_path = path / STATE_FILE
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out: {path} is a file; name a folder for the run")
     if path.is_dir() and not state_path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
@@ -171,7 +173,7 @@ def finished_state(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: It is no run folder, or the run is not done.
     """
-    state = read_json(path / _STATE)
+    state = read_json(path / STATE_FILE)
     if state.get("state") != "done":
         raise UsageError(
             f"the run in {path} is {state.get('state')}, not done; "
@@ -212,7 +214,7 @@ def _locked(path: Path, option: str = "") -> Iterator[None]:
 
 def _same_options(path: Path, before: object, identity: Mapping[str, Any]) -> None:
     if not isinstance(before, dict):
-        raise UsageError(f"--out: {path / _STATE} names no options; name a new folder")
+        raise UsageError(f"--out: {path / STATE_FILE} names no options; name a new folder")
     changed = [name for name in identity if before.get(name) != identity[name]]
     if changed:
         was = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, now {identity[name]}" for name in changed)

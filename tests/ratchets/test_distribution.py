@@ -52,9 +52,11 @@ def test_the_wheel_has_these_top_level_names_only(wheel):
 
 
 def test_the_wheel_has_types_stubs_and_protos(wheel):
-    """Users of the contract get its type marker, its stubs and the .proto files themselves."""
+    """Users of the contract get its type marker, its stubs and the .proto files; a report gets its templates."""
     for package in ("trainer", "server", "clients", "trapline"):
         assert f"{package}/py.typed" in wheel
+    for path in (TOP / "trainer" / "report" / "templates").iterdir():
+        assert f"trainer/report/templates/{path.name}" in wheel
     for path in (TOP / "protos" / "trapline" / "v1").iterdir():
         if path.suffix in (".proto", ".py", ".pyi"):
             assert f"trapline/v1/{path.name}" in wheel

@@ -37,7 +37,7 @@ TO_SERVER = "--plaintext-token --server --tls --tls-ca --tls-cert --tls-key --to
 FROZEN = {
     "trainer sample": "OUT --seed",
     "trainer run": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --checkpoint-minutes --config "
-    "--cutmix --earliest-rate --ema --epochs --fit --group-by --groups --image-px --label-smoothing "
+    "--cutmix --earliest-rate --ema --epochs --fit --group-by --groups --image-px --images --label-smoothing "
     "--learning-rate --mixup --model-id --optimizer --out --patience --publish --refit --rotation-degrees "
     "--schedule --seed --target-precision --test-share --val-share --views --weight-decay --weights DATA",
     "trainer lr-find": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --config --cutmix "
@@ -45,6 +45,7 @@ FROZEN = {
     "--fit --group-by --groups --image-px --label-smoothing --mixup --optimizer --out --rotation-degrees "
     "--seed --test-share --val-share --views --weight-decay --weights DATA",
     "trainer evaluate": "MODEL DATA --json",
+    "trainer report": "RUN --images",
     "trainer export": "RUN --cache-dir --cache-gib --data --model-id --precision --publish",
     "trainer publish": "MODEL MODELS --model-id",
     "trainer cache list": "--cache-dir",

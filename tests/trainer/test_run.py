@@ -58,7 +58,7 @@ def test_a_run_leaves_what_it_promises(whole):
     home, done = whole
     run = home / "run"
     files = "model.onnx weights.safetensors metrics.json predictions.csv scan.csv split.csv plan.json state.json "
-    files += "suspects.csv duplicates.csv"
+    files += "suspects.csv duplicates.csv report.html thumbnails.zip"
     assert set(files.split()) <= {path.name for path in run.iterdir()}
     for name in ("confusion_matrix", "confusion_matrix_shares", "curves", "sample", "predictions", "feature_maps"):
         assert (run / "plots" / f"{name}.png").stat().st_size > 5000
@@ -94,6 +94,8 @@ def test_a_run_leaves_what_it_promises(whole):
     assert metrics["parity"]["largest_unknown_difference"] < 1e-3
     assert json.loads((run / "state.json").read_text())["state"] == "done"
     assert f"{metrics['test']['accuracy']:.1%}" in done.stdout
+    assert f"report: {run / 'report.html'}\n" in done.stdout
+    assert f"{metrics['test']['accuracy']:.1%}" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_bad_files_are_listed_with_reasons(whole):
