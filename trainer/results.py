@@ -25,8 +25,8 @@ from .progress import Report
 from .recipe.schedule import steps_in_epoch
 from .report.events import EventFile
 from .report.figures import draw
-from .report.pictures import write_pictures
 from .report.html import REPORT_FILE, write_report
+from .report.pictures import write_pictures
 from .report.thumbnails import THUMBNAILS_FILE, shown_positions, write_thumbnails
 from .run_folder import write_json, write_tensors, write_text
 from .training import Trained, refitted

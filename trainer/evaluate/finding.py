@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .metrics import wilson_interval
+from .intervals import wilson_interval
 
 Severity = Literal["serious", "advice", "fine"]
 #: The gravest first.

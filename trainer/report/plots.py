@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluate.metrics import wilson_interval
+from ..evaluate.intervals import wilson_interval
 from ..recipe.history import Epoch
 from ..recipe.schedule import multiple
 from ..run_folder import write_atomically
