@@ -92,7 +92,7 @@ def _more_figures(shares, targets):
     """Calibration by ten bins of equal count, as the design names its fields."""
     import numpy as np
 
-    from trainer.evaluate.metrics import wilson_interval
+    from trainer.evaluate.intervals import wilson_interval
 
     scores, right = shares.max(axis=1), shares.argmax(axis=1) == targets
     bins = []
@@ -114,7 +114,7 @@ def _more_figures(shares, targets):
 
 
 def _metrics(labels, measured, count, *, named):
-    from trainer.evaluate.metrics import wilson_interval
+    from trainer.evaluate.intervals import wilson_interval
 
     for part in measured.values():
         for row in part["classes"].values():
