@@ -60,7 +60,9 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
     """
     data, labels = trained.data, trained.data.scan.labels
     seen = {part: seen_by(trained, data.part(part), part, report=report) for part in _PARTS}
-    training = seen_by(trained, _some_of_each_class(data), "class means", report=report)
+    # Means of many photos: what bfloat16 rounds off each of them does not show.
+    rounded = bool(trained.plan["features_in_bfloat16"])
+    training = seen_by(trained, _some_of_each_class(data), "class means", bfloat16=rounded, report=report)
     temperature = fit_temperature(seen["val"].logits, seen["val"].targets)
     probabilities = {part: softmax(rows.logits, temperature.temperature) for part, rows in seen.items()}
     thresholds = choose_thresholds(
@@ -92,14 +94,15 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
     )
 
 
-def seen_by(trained: "Trained", part: Part, phase: str, *, report: Report) -> Seen:
-    """What the trained network makes of some photos."""
+def seen_by(trained: "Trained", part: Part, phase: str, *, bfloat16: bool = False, report: Report) -> Seen:
+    """What the trained network makes of some photos; arguments as in `see`."""
     shown = {"val": "validate"}.get(phase, phase)
     return see(
         trained.backbone,
         part,
         batch_size=trained.plan["batch_size"],
         device=trained.device,
+        bfloat16=bfloat16,
         report=lambda done, total: report.progress(Progress(phase=shown, done=done, total=total)),
     )
 
