@@ -275,9 +275,12 @@ def test_every_family_has_heat_depths_and_a_summary(name):
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", [name for name in BUILDERS if not name.startswith("regnet_")])
 def test_every_builder_has_places(name):
-    """Each of torchvision's builders has a place for Grad-CAM and five depths, told without computing anything."""
+    """Each of torchvision's builders has a place for Grad-CAM and five depths, told without computing anything.
+
+    RegNets cannot be built without numbers; two of them are above, and the others differ in size alone.
+    """
     image_px = BUILDERS[name].image_px
     with torch.device("meta"):
         network = backbone._construct(name, image_px, pretrained=False)
