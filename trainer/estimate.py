@@ -15,6 +15,7 @@ from .capacity import available_memory_bytes, used_memory_bytes
 from .data import Data
 from .errors import TrainerError
 from .export import is_traced
+from .evaluate.unknowns import MOST_OF_A_CLASS
 from .recipe import out_of_memory
 from .recipe.lr_finder import step_count
 from .recipe.part import at_once
@@ -39,6 +40,10 @@ _COPIES_IN_HEAD = 6
 _EXPORT_BYTES, _COPIES_IN_EXPORT = 350 * _MIB, 4
 # The fixed part, and for each layer.
 _EXPORT_SECONDS, _EXPORT_SECONDS_NOT_TRACED, _DECODE_SECONDS = (1.0, 0.003), (12.0, 0.018), 0.02
+# Predictions, top losses, Grad-CAM and feature maps; 200 x 200 pixels as PNG.
+_DRAWN_OF_ALL_CLASSES, _DRAWN_BYTES, _DRAWN_SECONDS = 130, 90_000, 0.01
+# Photos that pictures of layers are made of, and passes for Grad-CAM.
+_LOOKED_INTO, _HEATED = 200, 30
 _FREE_RESERVE = 16 * _MIB
 _FAR_OFF = 2.0
 
@@ -106,8 +111,11 @@ def disk_bytes(work: Work) -> int:
     """What the run folder takes at most, with what is there only while one file takes another one's place."""
     lists = sum(work.photos.values()) * (400 + 16 * work.label_count)
     head = 4 * work.feature_count * work.label_count
+    weights = work.weight_bytes * (_COPIES_IN_CHECKPOINT if work.trains else 3)
     page = page_bytes(work.photos["val"] + work.photos["test"])
-    return lists + head + page + 2 * _MIB + work.weight_bytes * (_COPIES_IN_CHECKPOINT if work.trains else 3)
+    # The pictures are files, and letters on the page.
+    drawn = _drawn_photos(work) * _DRAWN_BYTES * 7 // 3
+    return lists + head + weights + page + drawn + 2 * _MIB
 
 
 def seconds(work: Work, trial: Trial) -> dict[str, float]:
@@ -118,15 +126,23 @@ def seconds(work: Work, trial: Trial) -> dict[str, float]:
     validations = math.ceil(work.epochs) + 1 if work.epochs else 0
     fixed, a_layer = _EXPORT_SECONDS if work.traced else _EXPORT_SECONDS_NOT_TRACED
     export = fixed + a_layer * work.layer_count
+    means = min(train, MOST_OF_A_CLASS * work.label_count)
     stages = {
         "features": 0.0 if work.has_features else work.views * train * trial.feature_seconds / work.processes,
         "head": _head_seconds(work),
         "range test": work.rate_steps * work.batch_size * work.processes * step,
         "fine-tuning": work.epochs * train * step + validations * validation * forward / work.processes,
         # The file's check runs each test photo once more, and decodes it.
-        "test and export": export + (validation + 2 * test) * forward + test * _DECODE_SECONDS,
+        "test and export": export + (validation + 2 * test + means) * forward + test * _DECODE_SECONDS,
+        "pictures": (min(test, _LOOKED_INTO) + _HEATED) * forward + _drawn_photos(work) * _DRAWN_SECONDS,
     }
     return {name: value for name, value in stages.items() if value}
+
+
+def _drawn_photos(work: Work) -> int:
+    """Photos on the sheets: of each class best, worst and a sample, and those that are drawn of all classes."""
+    of_classes = min(20 * work.label_count, 2 * work.photos["test"]) + min(5 * work.label_count, work.photos["train"])
+    return of_classes + _DRAWN_OF_ALL_CLASSES
 
 
 def _head_seconds(work: Work) -> float:

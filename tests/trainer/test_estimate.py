@@ -116,22 +116,22 @@ def test_it_says_memory_disk_and_each_stage(begun):
     assert re.match(
         r"this run takes about [\d,]+ MiB of memory, [\d,]+ MiB on the disk for its folder, and \d", sentence
     )
-    assert stages(sentence) == ["features", "head", "fine-tuning", "test and export"]
+    assert stages(sentence) == ["features", "head", "fine-tuning", "test and export", "pictures"]
 
 
 def test_only_stages_to_come_are_listed(begun):
     """Without weights there is no head, with `--epochs 0` no fine-tuning; what is done already is not counted again."""
     expected = {
-        "none": (begun(), ["fine-tuning", "test and export"]),
-        "head only": (begun(pretrained=True, epochs=0), ["features", "head", "test and export"]),
-        "rate": (begun(learning_rate="auto"), ["range test", "fine-tuning", "test and export"]),
+        "none": (begun(), ["fine-tuning", "test and export", "pictures"]),
+        "head only": (begun(pretrained=True, epochs=0), ["features", "head", "test and export", "pictures"]),
+        "rate": (begun(learning_rate="auto"), ["range test", "fine-tuning", "test and export", "pictures"]),
     }
     for run, names in expected.values():
         estimate.tell_needs(*run, fitted=False)
         assert stages(run[0].report.sentences[0]) == names
     setting, *rest = begun(pretrained=True, epochs=0)
     estimate.tell_needs(setting, *rest, fitted=True)
-    assert stages(setting.report.sentences[0]) == ["head", "test and export"]
+    assert stages(setting.report.sentences[0]) == ["head", "test and export", "pictures"]
 
 
 def test_a_run_that_goes_on_counts_what_is_left(begun):
@@ -203,7 +203,10 @@ def test_more_of_anything_takes_more():
     assert sum(estimate.seconds(replace(WORK, epochs=6.0), TRIAL).values()) > 1.5 * total
     assert sum(estimate.seconds(replace(WORK, processes=2), TRIAL).values()) < total
     assert estimate.memory_bytes(WORK, TRIAL, batch_size=128) > 1.5 * estimate.memory_bytes(WORK, TRIAL, batch_size=64)
-    assert estimate.disk_bytes(replace(WORK, trains=False)) < estimate.disk_bytes(WORK) / 2
+    assert estimate.disk_bytes(replace(WORK, trains=False)) < estimate.disk_bytes(WORK) - 5 * WORK.weight_bytes
+    # Pictures of each class, as long as there are photos for them.
+    assert estimate.disk_bytes(replace(WORK, label_count=20)) > estimate.disk_bytes(WORK) + 10 * MIB
+    assert estimate.disk_bytes(replace(WORK, label_count=1000)) < estimate.disk_bytes(WORK) + 150 * MIB
     # Parts of a batch go through one after another: the whole batch is never there.
     parts = replace(WORK, whole_batches=False)
     assert estimate.memory_bytes(parts, TRIAL, batch_size=64) < estimate.memory_bytes(WORK, TRIAL, batch_size=64) / 2

@@ -100,4 +100,4 @@ def test_reliability_shows_each_bin_with_its_count(tmp_path, figures):
         plots.reliability(bins, tmp_path / "a.png", title="t", ece=ece, interval=interval)
         above, below = figures[-1].axes
         assert texts(below) == ["20", "21"]
-        assert above.get_legend().get_title().get_text() == told
+        assert above.get_title() == f"t\n{told}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone
 from ..errors import TrainerError
-from .maps import Place, as_map, depth_places, heat_place, outputs, watched
+from .maps import Place, as_map, depth_places, grid, heat_place, outputs, watched
 
 _AT_ONCE = 16
 _CHANNELS = 16
@@ -71,7 +71,8 @@ def grad_cam(backbone: Backbone, images: NDArray[np.uint8], classes: NDArray[np.
     Raises:
         TrainerError: The network has no map at this size.
     """
-    place = heat_place(backbone.network, outputs(backbone.network, image_px=images.shape[1]))
+    found = outputs(backbone.network, image_px=images.shape[1])
+    place = heat_place(backbone.network, found)
     if place is None:
         raise TrainerError(
             f"no Grad-CAM: {backbone.name} sees pictures of {images.shape[1]} px in no layer as more than one place; "
@@ -79,7 +80,9 @@ def grad_cam(backbone: Backbone, images: NDArray[np.uint8], classes: NDArray[np.
         )
     batches = [slice(begin, begin + _AT_ONCE) for begin in range(0, len(images), _AT_ONCE)]
     rows = [_heat(backbone, place, images[batch], classes[batch]) for batch in batches]
-    return np.concatenate([np.empty((0, *images.shape[1:3]), np.float32), *rows])
+    first, step = grid(found, place, image_px=images.shape[1])
+    heats = [_over_picture(heat, first=first, step=step, image_px=images.shape[1]) for heat in rows]
+    return np.concatenate([np.empty((0, *images.shape[1:3]), np.float32), *heats])
 
 
 def feature_maps(backbone: Backbone, images: NDArray[np.uint8], *, depths: int = 5, shown: int = 1) -> list[Depth]:
@@ -167,9 +170,8 @@ def _liveliest(values: Tensor) -> Tensor:
     return torch.stack([row[channels] for row, channels in zip(values, best, strict=True)])
 
 
-def _heat(
-    backbone: Backbone, place: Place, images: NDArray[np.uint8], classes: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _heat(backbone: Backbone, place: Place, images: NDArray[np.uint8], classes: NDArray[np.int64]) -> Tensor:
+    """The weighted sum of the map's channels, where positive: [N, side, side]."""
     seen: list[Tensor] = []
 
     def cut(tensor: Tensor) -> Tensor:
@@ -182,10 +184,18 @@ def _heat(
         wanted = torch.from_numpy(classes).to(scores.device)
         (slopes,) = torch.autograd.grad(scores.gather(1, wanted[:, None]).sum(), seen)
     values, slopes = as_map(seen[0].detach(), place.layout), as_map(slopes, place.layout)
-    heat = (slopes.mean(dim=(2, 3), keepdim=True) * values).sum(dim=1, keepdim=True).relu()
-    heat = nn.functional.interpolate(heat.float(), size=images.shape[1:3], mode="bilinear")[:, 0]
-    peak = heat.amax(dim=(1, 2), keepdim=True)
-    shares: NDArray[np.float32] = torch.where(peak > 0, heat / peak, 0.0).cpu().numpy()
+    return (slopes.mean(dim=(2, 3), keepdim=True) * values).sum(dim=1).relu().float()
+
+
+def _over_picture(heat: Tensor, *, first: float, step: float, image_px: int) -> NDArray[np.float32]:
+    """Each pixel between the places that look at its neighbourhood; from 0 to 1 in each picture."""
+    where = ((torch.arange(image_px, device=heat.device) - first) / step).clamp(0, heat.shape[1] - 1)
+    low = where.floor().long()
+    high, share = (low + 1).clamp(max=heat.shape[1] - 1), where - low
+    tall = heat[:, low] * (1 - share)[:, None] + heat[:, high] * share[:, None]
+    large = tall[:, :, low] * (1 - share) + tall[:, :, high] * share
+    peak = large.amax(dim=(1, 2), keepdim=True)
+    shares: NDArray[np.float32] = torch.where(peak > 0, large / peak, 0.0).cpu().numpy()
     return shares
 
 

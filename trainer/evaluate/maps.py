@@ -27,6 +27,8 @@ from torchvision.models.vision_transformer import EncoderBlock, VisionTransforme
 Layout = Literal["channels_first", "channels_last", "tokens"]
 
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+#: What looks at windows of its input, at regular distances.
+_SLIDING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 #: What sets activations to exactly zero.
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish)
 #: Blocks of the networks that rectify in a plain function, or with what is never exactly zero (GELU, SiLU).
@@ -47,6 +49,7 @@ class Output:
         path: The module's name in the network; empty for the network itself.
         call: Which call of the module in one pass, from 0.
         module: The module.
+        input_shape: Of what it was given; empty where that was no tensor.
         shape: Of the tensor, with a batch of one.
         tensor: A number for the tensor. Where two modules give the same one, the second changed the first one's result
             in place, or only handed it on.
@@ -55,6 +58,7 @@ class Output:
     path: str
     call: int
     module: nn.Module
+    input_shape: tuple[int, ...]
     shape: tuple[int, ...]
     tensor: int
 
@@ -83,11 +87,19 @@ def outputs(network: nn.Module, *, image_px: int) -> list[Output]:
         return number
 
     def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def record(module: nn.Module, _inputs: Any, output: Any) -> None:  # noqa: ANN401  # whatever modules give
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401  # whatever modules give
             tensor = output[0] if isinstance(output, tuple) else output
             if isinstance(tensor, Tensor):
-                number, shape = number_of(tensor), tuple(tensor.shape)
-                found.append(Output(path=path, call=calls[path], module=module, shape=shape, tensor=number))
+                found.append(
+                    Output(
+                        path=path,
+                        call=calls[path],
+                        module=module,
+                        input_shape=tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else (),
+                        shape=tuple(tensor.shape),
+                        tensor=number_of(tensor),
+                    )
+                )
             calls[path] += 1
 
         return record
@@ -127,8 +139,29 @@ def depth_places(found: Sequence[Output], *, depths: int) -> list[Place]:
     outermost = {output.tensor: output for output in found}
     layouts = {output.tensor: layout for output, layout in activations if side(output.shape, layout)}
     by_size = {side(outermost[tensor].shape, layout): tensor for tensor, layout in layouts.items()}
-    tensors = list(by_size.values()) if len(by_size) >= depths else list(layouts)
+    # Of branches side by side the one that makes the map smaller may come first.
+    stages = [by_size[size] for size in sorted(by_size, reverse=True)]
+    tensors = stages if len(stages) >= depths else list(layouts)
     return [_place(outermost[tensor], layouts[tensor]) for tensor in _spread(tensors, depths)]
+
+
+def grid(found: Sequence[Output], place: Place, *, image_px: int) -> tuple[float, float]:
+    """Where a map's places lie in the picture: the pixel that the first one looks at, and pixels from one to the next.
+
+    A convolution of 3 with stride 2 and padding 1 looks at every other pixel from the very first: five of them shift
+    the map by half a place against a grid that is laid over the picture evenly. Layers that make a map smaller in
+    another way are taken to merge neighbours, and look between them.
+    """
+    end = next(index for index, output in enumerate(found) if (output.path, output.call) == (place.path, place.call))
+    first, step, current = 0.0, 1.0, image_px
+    for output in found[: end + 1]:
+        before, after = side(output.input_shape, "channels_first"), side(output.shape, "channels_first")
+        if isinstance(output.module, _SLIDING) and before == current and 0 < after < before:
+            first += step * _reach(output.module)
+            step *= _single(output.module.stride)
+            current = after
+    merged = current / side(found[end].shape, place.layout)
+    return first + step * (merged - 1) / 2, step * merged
 
 
 @contextmanager
@@ -165,6 +198,16 @@ def as_map(tensor: Tensor, layout: Layout) -> Tensor:
         places = side(tensor.shape, layout)
         return tensor[:, 1:].transpose(1, 2).reshape(len(tensor), -1, places, places)
     return tensor
+
+
+def _reach(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> float:
+    """How far the middle of the first window lies from the first input."""
+    dilation = _single(getattr(module, "dilation", 1))
+    return dilation * (_single(module.kernel_size) - 1) / 2 - _single(module.padding)
+
+
+def _single(value: Any) -> int:  # noqa: ANN401  # an int, or one for each direction, which are alike here
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _block_layout(module: nn.Module) -> Layout | None:

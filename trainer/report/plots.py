@@ -73,7 +73,7 @@ def reliability(
         interval: Its 95 % interval; None where there are too few photos for one.
     """
     filled = [row for row in bins if row["count"]]
-    figure = Figure(figsize=(5.6, 6.4), layout="constrained")
+    figure = Figure(figsize=(5.6, 6.8), layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     axes.plot([0, 1], [0, 1], "--", color="0.5", label="scores that can be trusted")
     confidence = np.array([row["confidence"] for row in filled])
@@ -85,16 +85,19 @@ def reliability(
     axes.errorbar(
         confidence, accuracy, yerr=reach, fmt="o-", color=_BLUE, capsize=3, label="test photos, 95 % interval"
     )
-    axes.set(title=title, ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     told = "calibration error cannot be had" if ece is None else f"calibration error {ece:.3f}"
     if ece is not None:
         told += f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else " (too few photos for an interval)"
-    axes.legend(loc="upper left", title=told)
+    axes.set(title=f"{title}\n{told}", ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.legend()
     below.vlines(confidence, 0, [row["count"] for row in filled], color=_ORANGE, linewidth=4)
+    free_from = 0.0
     for row in filled:
-        below.annotate(
-            str(row["count"]), (row["confidence"], row["count"]), ha="center", xytext=(0, 3), textcoords="offset points"
-        )
+        # Sure answers crowd: where there is no room for a count, the axis has it.
+        if row["confidence"] >= free_from:
+            place = (row["confidence"], row["count"])
+            below.annotate(str(row["count"]), place, ha="center", xytext=(0, 3), textcoords="offset points")
+            free_from = row["confidence"] + 0.05
     below.set(xlabel="score of the best class (mean of a bin)", ylabel="photos")
     below.margins(y=0.35)
     _save(figure, path)
@@ -214,6 +217,8 @@ def _percent(share: float) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
+    # Beside axes whose sides are tied to each other the default leaves a label's edge outside.
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     with warnings.catch_warnings():
         # A name in a writing that the font lacks is drawn as boxes; the report has it in letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
