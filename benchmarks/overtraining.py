@@ -1,6 +1,6 @@
 """Whether a run knows that it was trained for too long: its verdict beside what a large withheld set says.
 
-Each run trains on a few photos of a set, validates on 60 others, and after each epoch is measured on up to 300 photos
+Each run trains on a few photos of a set, validates on 100 others, and after each epoch is measured on 250 photos
 that it is never told of. The verdict is `trainer.recipe.history.turning_point`, from the run's own history alone.
 
 The truth, fixed before any run was looked at: a run is over-trained where the withheld photos' mean loss after the last
@@ -8,10 +8,11 @@ epoch is above the lowest after any epoch (from the first on) by more than 2 sta
 by photo, and by more than 5 % of that lowest loss. Otherwise it is healthy. A run that came out otherwise than planted
 counts as what the truth says. At least 90 % of each kind are to be judged right (18 of 20).
 
-Planted over-training: 60 or 90 photos, 10 or 12 epochs, a constant rate, no augmentation, and in half of the runs wrong
+Planted over-training: 48 to 90 photos, 10 to 20 epochs, a constant rate, no augmentation, and in most of the runs wrong
 labels (20 or 40 %) among the photos that are trained on. Planted healthy: 120 to 300 photos, three or four epochs, a
 rate that rises and falls. Runs start from MobileNetV2's ImageNet weights and a fitted head at 64 px, or from nothing
-(resnet18, 32 px). The rule's two numbers and the setups were tried on other seeds than those reported (`--first 100`).
+(resnet18, 32 px). The rule's two numbers and the setups were tried on other seeds (0 to 9 and from 100 on) than those
+reported, which begin at 200.
 """
 
 import argparse
@@ -48,7 +49,7 @@ from trapline import preprocessing
 
 KINDS = ("over-trained", "healthy")
 SETS = ("scenes", "flowers")
-VALIDATION, MOST_WITHHELD = 60, 300
+VALIDATION, MOST_WITHHELD = 100, 250
 ERRORS, SHARE = 2.0, 0.05
 TARGET = 0.9
 RESULTS = Path(__file__).parent / "results"
@@ -91,9 +92,9 @@ class Setup:
 #: What is planted, in four ways each.
 _OVER_TRAINED: tuple[dict[str, Any], ...] = (
     {"pretrained": False, "photos": 90, "epochs": 10, "rate": 1e-3, "earliest_rate": 1.0, "wrong": 0.0},
-    {"pretrained": True, "photos": 60, "epochs": 12, "rate": 1e-4, "earliest_rate": 0.1, "wrong": 0.4},
+    {"pretrained": True, "photos": 48, "epochs": 20, "rate": 1e-4, "earliest_rate": 0.1, "wrong": 0.4},
     {"pretrained": False, "photos": 90, "epochs": 10, "rate": 1e-3, "earliest_rate": 1.0, "wrong": 0.2},
-    {"pretrained": False, "photos": 60, "epochs": 12, "rate": 3e-4, "earliest_rate": 1.0, "wrong": 0.0},
+    {"pretrained": False, "photos": 60, "epochs": 12, "rate": 1e-3, "earliest_rate": 1.0, "wrong": 0.4},
 )
 _HEALTHY: tuple[dict[str, Any], ...] = (
     {"pretrained": True, "photos": 200, "epochs": 3, "rate": 1e-4, "earliest_rate": 0.01, "augment": "flip"},
@@ -301,7 +302,7 @@ def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="runs of each kind (default: 20)")
-    parser.add_argument("--first", type=int, default=0, help="number and seed of the first (default: 0)")
+    parser.add_argument("--first", type=int, default=200, help="number and seed of the first (default: 200)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
     parser.add_argument("--json", type=Path, help="file for the rows; default: under results/; the page lies beside it")
     parser.add_argument("--work", type=Path, default=TOP / ".cache" / "benchmarks", help="folder for pixels")

@@ -31,7 +31,7 @@ from trainer.dataset.cache import PixelCache
 from trainer.dataset.scan import scan
 from trainer.dataset.split import split
 from trainer.dataset.straddling import straddling
-from trainer.evaluate.suspects import doubt, margin, self_confidence
+from trainer.evaluate.suspects import doubt, self_confidence
 from trainer.run_folder import read_tensors
 
 SET = "scenes"
@@ -59,9 +59,19 @@ def own(probabilities: Scores, given: Given) -> Scores:
     return 1 - probabilities[np.arange(len(given)), given]
 
 
-def log_margin(probabilities: Scores, given: Given) -> Scores:
-    """The margin of logarithms: how many times as probable the best other class is."""
-    return margin(np.log(np.clip(probabilities, 1e-12, None)), given)
+def margin(probabilities: NDArray[np.floating], given: Given) -> Scores:
+    """The best other class less the label."""
+    rows, others = np.arange(len(given)), probabilities.astype(np.float64)
+    own_scores = others[rows, given]
+    others[rows, given] = -np.inf
+    return others.max(axis=1) - own_scores
+
+
+def less_self_confidence(probabilities: Scores, given: Given) -> Scores:
+    """The margin of probabilities from which each class's self-confidence was taken off."""
+    sure = self_confidence(probabilities, given)
+    adjusted = probabilities - sure + sure.max()
+    return margin(adjusted / adjusted.sum(axis=1, keepdims=True), given)
 
 
 def weighted_entropy(probabilities: Scores, given: Given) -> Scores:
@@ -74,16 +84,16 @@ def weighted_entropy(probabilities: Scores, given: Given) -> Scores:
 def confident_first(probabilities: Scores, given: Given) -> Scores:
     """Photos that are confidently another class (confident learning's off-diagonal) first, each part by its margin."""
     others = np.where(np.arange(probabilities.shape[1]) == given[:, None], -np.inf, probabilities)
-    sure = self_confidence(probabilities.astype(np.float32), given)
-    return margin(probabilities, given) + (others >= sure).any(axis=1)
+    sure = self_confidence(probabilities, given)
+    return margin(probabilities, given) + 2 * (others >= sure).any(axis=1)
 
 
-#: What is compared; `less self-confidence` is what `suspects.csv` is ordered by.
+#: What is compared; the first is what `suspects.csv` is ordered by.
 RANKINGS: dict[str, Callable[[Any, Given], Scores]] = {
-    "less self-confidence": doubt,
+    "share of the two": doubt,
     "margin": margin,
+    "less self-confidence": less_self_confidence,
     "own probability": own,
-    "log margin": log_margin,
     "weighted entropy": weighted_entropy,
     "confident first": confident_first,
 }

@@ -38,16 +38,21 @@ def test_a_photo_taken_for_its_label_is_no_suspect():
     assert [one.row for one in suspects(rows, np.array([0, 0, 0]), labels=LABELS)] == [2]
 
 
-def test_a_class_that_is_always_hard_does_not_fill_the_list():
-    """The same margin counts for more where photos of the label are usually told well."""
+def test_doubt_is_the_other_class_s_share_of_the_two():
+    """A tie of label and another class is 0.5; an improbable label is doubted more than a probable one."""
+    rows = np.array([[0.4, 0.4, 0.2], [0.08, 0.72, 0.2], [0.9, 0.1, 0.0], [0.0, 1.0, 0.0]], np.float32)
+    assert doubt(rows, np.zeros(4, np.int64)) == pytest.approx([0.5, 0.9, 0.1, 1.0], abs=1e-6)
+
+
+def test_confident_is_as_sure_as_of_photos_that_have_the_label():
+    """In a class that is always hard less is needed than in one that is usually told well."""
     rows = np.array(
-        [[0.95, 0.03, 0.02]] * 9 + [[0.35, 0.55, 0.1]] + [[0.1, 0.3, 0.6]] * 5 + [[0.1, 0.6, 0.3]] * 4, np.float32
+        [[0.9, 0.05, 0.05]] * 8 + [[0.1, 0.5, 0.4]] * 6 + [[0.1, 0.35, 0.55], [0.6, 0.3, 0.1]] + [[0.2, 0.5, 0.3]],
+        np.float32,
     )
-    given = np.array([0] * 10 + [1] * 5 + [1] * 4)
-    found = suspects(rows, given, labels=LABELS)
-    assert {one.row for one in found} == {9, *range(10, 15)}
-    assert found[0].row == 9
-    assert found[0].score - found[0].label_score < found[1].score - found[1].label_score
+    given = np.array([0] * 8 + [1] * 8 + [0])
+    by_row = {one.row: one.confident for one in suspects(rows, given, labels=LABELS)}
+    assert by_row == {14: False, 15: False, 16: True}
 
 
 def test_photos_without_answers_are_left_out():

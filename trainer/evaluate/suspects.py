@@ -1,8 +1,8 @@
 """Photos whose label is doubted, because a head that never saw them is confident of another class.
 
-Confident learning (Northcutt et al. 2021): how sure the model must be of a class follows from how sure it is of photos
-that have that label, so that a class which is always hard does not fill the list. `benchmarks/suspects.py` compares
-this ranking with others on planted wrong labels.
+The list is ordered by how many times as probable the other class is; `benchmarks/suspects.py` compares this with other
+rankings on planted wrong labels. How many are confident follows confident learning (Northcutt et al. 2021): how sure
+the model must be of a class follows from how sure it is of photos that have that label.
 """
 
 import csv
@@ -77,7 +77,7 @@ def suspects(
     return found if groups is None else _spread(found, groups)
 
 
-def self_confidence(probabilities: NDArray[np.float32], given: NDArray[np.int64]) -> NDArray[np.float64]:
+def self_confidence(probabilities: NDArray[np.floating], given: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean probability of each class over the photos that have its label, float64 [labels]; 1 where none has it."""
     asked = ~np.isnan(probabilities).any(axis=1)
     own = probabilities[np.arange(len(given)), given].astype(np.float64)[asked]
@@ -88,23 +88,15 @@ def self_confidence(probabilities: NDArray[np.float32], given: NDArray[np.int64]
 
 
 def doubt(probabilities: NDArray[np.float32], given: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How much each photo's label is doubted, float64 [photos] in [0, 1]; 0.5 is a tie of the label and another class.
+    """How much each photo's label is doubted, float64 [photos] in [0, 1]: the share of the best other class in the two.
 
-    The normalised margin of the best other class over the label, of probabilities from which each class's
-    self-confidence was taken off.
+    0.5 is a tie, 0.9 says that the other class is nine times as probable as the label.
     """
-    sure = self_confidence(probabilities, given)
-    adjusted = probabilities - sure + sure.max()
-    adjusted /= adjusted.sum(axis=1, keepdims=True)
-    return margin(adjusted, given)
-
-
-def margin(scores: NDArray[np.floating], given: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(best other class − label + 1) / 2 of each row, float64 [photos]."""
-    rows, others = np.arange(len(given)), scores.astype(np.float64)
+    rows, others = np.arange(len(given)), probabilities.astype(np.float64)
     own = others[rows, given]
-    others[rows, given] = -np.inf
-    result: NDArray[np.float64] = (others.max(axis=1) - own + 1) / 2
+    others[rows, given] = 0
+    best = others.max(axis=1)
+    result: NDArray[np.float64] = best / np.maximum(best + own, 1e-12)
     return result
 
 

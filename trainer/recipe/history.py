@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# When validation has turned: its rise in standard errors, and as a share of the lowest loss. The lowest of several
-# epochs is a little too low by chance, so one standard error would not do. benchmarks/overtraining.py tests the rule.
-_CERTAIN_ERRORS = 1.5
+# When validation has turned: its rise in standard errors of it, and as a share of the lowest loss. As for the head, one
+# standard error decides; benchmarks/overtraining.py tests the rule.
+_CERTAIN_ERRORS = 1.0
 _LEAST_SHARE = 0.05
 
 
