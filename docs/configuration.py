@@ -15,6 +15,7 @@ from server.config import CheckConfig, ServerConfig
 from trainer.config import (
     CacheClearConfig,
     CacheListConfig,
+    CompareConfig,
     EvaluateConfig,
     ExportConfig,
     LrFindConfig,
@@ -22,6 +23,7 @@ from trainer.config import (
     ReportConfig,
     RunConfig,
     SampleConfig,
+    StudyConfig,
 )
 from trapline.command_line import Options
 
@@ -30,6 +32,8 @@ VERBS: dict[str, type[Options]] = {
     "trainer sample": SampleConfig,
     "trainer run": RunConfig,
     "trainer lr-find": LrFindConfig,
+    "trainer study": StudyConfig,
+    "trainer compare": CompareConfig,
     "trainer evaluate": EvaluateConfig,
     "trainer report": ReportConfig,
     "trainer export": ExportConfig,

@@ -14,8 +14,8 @@ import torch
 from .capacity import available_memory_bytes, used_memory_bytes
 from .data import Data
 from .errors import TrainerError
-from .export import is_traced
 from .evaluate.unknowns import MOST_OF_A_CLASS
+from .export import is_traced
 from .recipe import out_of_memory
 from .recipe.lr_finder import step_count
 from .recipe.part import at_once

@@ -14,6 +14,7 @@ from trapline import model_file
 from trapline.v1.metadata_pb2 import Evaluation, Label, ModelMetadata, Preprocessing
 from trapline.v1.metadata_pb2 import Unknowns as UnknownsMessage
 
+from . import first_epochs
 from .config import RunConfig
 from .data import Data
 from .evaluate.assess import Assessment, assess, seen_by
@@ -81,6 +82,7 @@ def write_results(
     write_tensors(folder / "weights.safetensors", state, facts)
     metrics = _metrics(data, trained, measured, parity) | {"refit": refit or "none"}
     metrics |= judged(config, before, assessed.plain, metrics, folder, report=report)
+    metrics |= {"first_epochs": first_epochs.drawn(folder, metrics)}
     write_json(folder / "metrics.json", metrics)
     draw(metrics, trained.plan, folder / "plots", epochs=config.epochs)
     write_pictures(
