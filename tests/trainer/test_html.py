@@ -96,6 +96,8 @@ def test_every_figure_is_on_the_page(run, page):
         "Left out: 1 unreadable.",
         "weights of epoch 2 were kept",
         "2,230,277",
+        "training, out of fold 260 87.7%",
+        f"validation 260 {metrics['validation']['accuracy']:.1%}",
         "mobilenet.pth",
     ):
         assert text in page.text, text

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from ..dataset.layout import shown
 from ..run_folder import write_text
-from . import gallery, sections
+from . import gallery, provenance, sections
 from .colours import shades
 from .evidence import Evidence, read_evidence
 from .thumbnails import THUMBNAILS_FILE, read_thumbnails
@@ -43,8 +43,9 @@ def write_report(run: Path, *, images: bool) -> Path:
     view = {
         "headline": sections.headline(evidence),
         "judgement": sections.judgement(evidence),
-        "data": sections.data(evidence),
+        "data": provenance.data(evidence),
         "classes": sections.classes(evidence),
+        "parts_of_run": sections.parts(evidence),
         "confusion": sections.confusion(evidence),
         "curves": sections.curves(evidence),
         "calibration": sections.calibration(evidence),
@@ -53,8 +54,8 @@ def write_report(run: Path, *, images: bool) -> Path:
         "photos": gallery.photo_section(evidence, thumbnails, images=images),
         "suspects": gallery.suspects(evidence, thumbnails, images=images),
         "pictures": gallery.pictures(evidence, images=images),
-        "model": sections.model(evidence),
-        "choices": sections.choices(evidence),
+        "model": provenance.model(evidence),
+        "choices": provenance.choices(evidence),
     }
     if not images:
         view = gallery.nameless(view, evidence)

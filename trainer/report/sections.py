@@ -1,8 +1,7 @@
-"""The sections of the report: what each one shows, made of a run folder's figures; `missing` says why one is empty."""
+"""The sections of the report that show figures, each made of a run folder's files; `missing` says why one is empty."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from . import charts
@@ -66,19 +65,6 @@ def judgement(evidence: Evidence) -> View:
     return {"missing": None if findings else evidence.missing("judgement"), "findings": findings, "notes": notes}
 
 
-def data(evidence: Evidence) -> View:
-    """How many photos of each class are in each part, and what was left out."""
-    rows = [
-        {"label": label, **{part: evidence.parts[label][part] for part in ("train", "val", "test")}}
-        for label in sorted(evidence.parts)
-    ]
-    return {
-        "missing": None if rows else evidence.missing("list of photos (split.csv)"),
-        "rows": rows,
-        "left_out": [f"{count:,} {status.replace('_', ' ')}" for status, count in sorted(evidence.left_out.items())],
-    }
-
-
 def classes(evidence: Evidence) -> View:
     """The figures of each class on the test part; a figure that cannot be had is None."""
     found = (evidence.metrics.get("test") or {}).get("classes") or {}
@@ -96,6 +82,18 @@ def classes(evidence: Evidence) -> View:
         "has_thresholds": bool(thresholds),
         "empty": [row["label"] for row in rows if not row["support"]],
     }
+
+
+def parts(evidence: Evidence) -> View:
+    """The figures of the whole, of test, validation and held-out folds side by side; those that the run has."""
+    named = (("test", "test"), ("validation", "validation"), ("out_of_fold", "training, out of fold"))
+    names = ("image_count", "accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "ece", "loss")
+    rows = [
+        {"part": name} | {figure: found.get(figure) for figure in names}
+        for key, name in named
+        if (found := evidence.metrics.get(key))
+    ]
+    return {"rows": rows}
 
 
 def confusion(evidence: Evidence) -> View:
@@ -201,38 +199,6 @@ def unknowns(evidence: Evidence) -> View:
     }
 
 
-def model(evidence: Evidence) -> View:
-    """The layers of the network, and the share of their outputs that is not zero."""
-    summary = evidence.pictures.get("model_summary") or {}
-    shares = evidence.pictures.get("non_zero_shares") or []
-    rows = summary.get("rows") or []
-    totals = {key: value for key, value in summary.items() if key != "rows"}
-    return {
-        "missing": None if rows or shares else evidence.missing("model summary (pictures.json)"),
-        "columns": [name.replace("_", " ") for name in rows[0]] if rows else [],
-        "rows": [[_value(value) for value in row.values()] for row in rows],
-        "totals": _spoken(totals),
-        "shares": shares,
-        "sentence": sentence_of(evidence.pictures.get("non_zero_sentence") or ""),
-    }
-
-
-def choices(evidence: Evidence) -> View:
-    """Every choice of the run, and the versions that made it; of a path only the last name."""
-    options = evidence.state.get("config") or {}
-    made = {name: value for name, value in evidence.plan.items() if name != "versions"}
-    facts = {"data digest": evidence.metrics.get("data_digest") or evidence.state.get("data_digest")}
-    facts["split digest"] = (evidence.metrics.get("split") or {}).get("digest")
-    return {
-        "missing": None if made else evidence.missing("plan"),
-        "made": _spoken(made),
-        "options": _spoken(options),
-        "versions": _spoken(evidence.plan.get("versions") or {}),
-        "digests": [(name, value) for name, value in facts.items() if value],
-        "parity": evidence.metrics.get("parity"),
-    }
-
-
 def _tiles(test: Mapping[str, Any], limits: Mapping[str, Any]) -> list[View]:
     """The figures beside the headline: those that the run has."""
     shown = (
@@ -252,28 +218,6 @@ def _tiles(test: Mapping[str, Any], limits: Mapping[str, Any]) -> list[View]:
         share = limits["left_to_person_share"]
         tiles.append({"name": "Left to a person", "value": share, "interval": None, "note": note})
     return tiles
-
-
-def _spoken(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name.replace("_", " "), _value(value)) for name, value in values.items()]
-
-
-def _value(value: object) -> str:  # noqa: PLR0911  # one line a kind
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, int):
-        # A year or a seed has no groups of digits, a count of parameters has.
-        return f"{value:,}" if value >= 100_000 else str(value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_value(inner)}" for name, inner in value.items()) or "–"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_value(inner) for inner in value) or "–"
-    text = str(value)
-    return Path(text).name if "/" in text else text
 
 
 def _share(count: int, total: int) -> float | None:
