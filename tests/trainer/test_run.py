@@ -201,6 +201,12 @@ def test_pictures_are_made_again(whole, tmp_path):
     assert not rebuild(run, places, report)
     assert "the pictures of photos stay as they are: --data: there is no folder" in said[0]
     assert bytes_of(run / "plots") == after
+    places.images = False
+    assert not rebuild(run, places, report)
+    left = {"confusion_matrix.png", "confusion_matrix_shares.png", "curves.png", "model_summary.txt"}
+    assert bytes_of(run / "plots").keys() >= left
+    assert not bytes_of(run / "plots").keys() & {Path(picture["file"]).name for picture in told["pictures"]}
+    assert json.loads((run / "pictures.json").read_text())["pictures"] == []
 
 
 def test_publish_copies_the_file_as_the_next_version(whole, tmp_path):

@@ -1,5 +1,6 @@
 """Sheets of photos: what is trained on, what was predicted, the largest losses, the best and the worst of a class."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import numpy as np
 
 from ..data import Data
 from ..evaluate.interpret import best_and_worst, sample_over_classes, top_losses
+from ..run_folder import read_json, write_json
 from .answers import Answers, slugs
 from .sheets import contact_sheet
 
+#: What is on each picture of a run.
+PICTURES_FILE = "pictures.json"
 _PLOTS = "plots"
 _OF_EACH_CLASS = 10
 _TOP_LOSSES = 20
@@ -95,6 +99,23 @@ def class_sheets(seen: Answers, folder: Path, notes: list[str]) -> list[Picture]
         drawn = _sheet(seen, worst, folder, f"worst_{names[label]}", title=title, sentence=sentence)
         pictures.append(drawn | {"kind": "worst", "label": labels[label]})
     return pictures
+
+
+def remove_photos(folder: Path, *, but: Collection[str] = ()) -> None:
+    """Takes away the pictures of an earlier time that show photos, from `plots/` and from `pictures.json`.
+
+    Args:
+        folder: The run folder.
+        but: Files that stay, as `pictures.json` names them.
+    """
+    told = read_json(folder / PICTURES_FILE) if (folder / PICTURES_FILE).is_file() else {"pictures": []}
+    listed = {entry["file"] for entry in told["pictures"]} | {f"{_PLOTS}/sample.png"}
+    for file in listed.difference(but):
+        # By its name alone: whatever that file says, nothing outside of `plots/` is deleted.
+        (folder / _PLOTS / Path(file).name).unlink(missing_ok=True)
+    if (folder / PICTURES_FILE).is_file():
+        told["pictures"] = [entry for entry in told["pictures"] if entry["file"] in but]
+        write_json(folder / PICTURES_FILE, told)
 
 
 def picture(name: str, *, title: str, sentence: str, photos: list[dict[str, Any]]) -> Picture:

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from ..backbone import Backbone
 from ..data import Data
 from ..progress import Progress, Report
-from ..run_folder import read_json, write_json
+from ..run_folder import write_json
 from .answers import Answers
 from .layer_sheets import activations, heat_sheet, map_sheet, shares_sentence, typical
-from .photo_sheets import Picture, class_sheets, prediction_sheets, sample_sheet
+from .photo_sheets import PICTURES_FILE, Picture, class_sheets, prediction_sheets, remove_photos, sample_sheet
 from .summary import write_summary
-
-PICTURES_FILE = "pictures.json"
 
 
 def write_pictures(
@@ -92,17 +90,7 @@ def write_pictures(
         "model_summary": summary,
         "notes": notes if images else ["--no-images: no picture shows a photo"],
     }
-    earlier = _files(folder) | {"sample.png"}
+    remove_photos(folder, but=[picture["file"] for picture in pictures])
     write_json(folder / PICTURES_FILE, found)
-    for stale in earlier - _files(folder):
-        # Of an earlier process, perhaps of one that was allowed to show photos.
-        (folder / "plots" / stale).unlink(missing_ok=True)
     tell(4)
     return found
-
-
-def _files(folder: Path) -> set[str]:
-    """Names of the pictures in `plots/` that `pictures.json` lists."""
-    path = folder / PICTURES_FILE
-    listed = read_json(path)["pictures"] if path.is_file() else []
-    return {Path(entry["file"]).name for entry in listed}

@@ -41,7 +41,7 @@ class Places(Protocol):
 def rebuild(run: Path, places: Places, report: Report) -> bool:
     """Makes the plots of a finished run again, and its pictures where its photos are still there.
 
-    Where they are not, says so and leaves the pictures as they are.
+    Where they are not, says so and leaves the pictures as they are; those that show photos only where they may.
 
     Returns:
         Whether the pictures were made.
@@ -53,10 +53,14 @@ def rebuild(run: Path, places: Places, report: Report) -> bool:
     from ..evaluate.model import load
     from ..run_data import run_data
     from .figures import draw
+    from .photo_sheets import remove_photos
 
     with open_finished(run) as folder:
         metrics, plan = read_json(run / "metrics.json"), read_json(run / PLAN_FILE)
         draw(metrics, plan, run / "plots", epochs=folder.state["config"]["epochs"])
+        if not places.images:
+            # Whether or not the photos are still there.
+            remove_photos(run)
         metadata = load(run / _MODEL_FILE, threads=1).metadata
         try:
             data, cache_dir = _found(places, folder)
