@@ -240,10 +240,11 @@ def test_duplicates_across_parts(count, severity):
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("exif", {"similar_views": "advice"}), ("none", {"duplicates": "serious"})]
+    ("rule", "expected"),
+    [("exif", {"similar_views": "advice"}), ("none", {"duplicates": "serious"}), ("given", {"duplicates": "serious"})],
 )
 def test_views_that_were_grouped_apart_are_no_leak(rule, expected):
-    """A fixed camera's frames of other visits are advice, however many; without any grouping they count as repeats."""
+    """A fixed camera's other visits are advice, however many; across given parts, and without groups, a repeat."""
     pairs = [duplicate(number, same_group=False) for number in range(400)]
     assert found(metrics(split={"rule": rule}), duplicates=pairs) == expected
 

@@ -39,10 +39,10 @@ def judge(metrics: Mapping[str, Any], *, duplicates: Sequence[Duplicate], suspec
 
 
 def _duplicates(metrics: Mapping[str, Any], duplicates: Sequence[Duplicate]) -> Iterator[Finding]:
-    """Repeats within a group are leaks; repeats across groups that a rule found are a fixed camera's view."""
-    ungrouped = metrics["split"].get("rule") == "none"
-    leaks = [one for one in duplicates if one.same_group or ungrouped]
-    views = [one for one in duplicates if not one.same_group and not ungrouped]
+    """Repeats within a group or across given parts are leaks; across groups that we divided, a fixed camera's view."""
+    certain = metrics["split"].get("rule") in ("none", "given")
+    leaks = [one for one in duplicates if one.same_group or certain]
+    views = [one for one in duplicates if not one.same_group and not certain]
     if leaks:
         parts, many = _repeated(metrics, leaks)
         yield Finding(
