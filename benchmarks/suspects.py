@@ -176,7 +176,7 @@ def copies_of(name: str, change: str, seed: int, work: Path) -> Row:
     with PixelCache.open(work / "cache", RULES) as cache:
         photos = scan(folder, preprocessing=RULES, cache=cache, threads=2, report=lambda _done, _total: None)
     parts = split(photos, val_share=0.15, test_share=0.15, seed=seed, group_by="auto", groups_file=None)
-    listed = {row.path: row for row in straddling(photos.photos, parts.parts)}
+    listed = {row.path: row for row in straddling(photos.photos, parts.parts, parts.groups)}
     shutil.rmtree(folder)
     flat = sum(photo.difference_hash == 0 for photo in photos.photos if photo.path in planted)
     return {"planted": len(planted), "found": len(planted.keys() & listed.keys()), "too_flat": flat}

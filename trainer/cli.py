@@ -174,6 +174,12 @@ def _report(config: ReportConfig) -> int:
     _need("jinja2", "safetensors", "PIL")
     from .report.html import write_report
 
+    if config.pictures:
+        _need("torch", "torchvision", "onnxruntime", "matplotlib")
+        from .report.rebuild import rebuild
+
+        with console_report() as report:
+            rebuild(config.run, config, report)
     print(f"report: {write_report(config.run, images=config.images)}")
     return 0
 

@@ -221,6 +221,10 @@ class ReportConfig(Options):
 
     run: CliPositionalArg[Path] = Field(description="A run folder; the run may have ended in any way, or not yet.")
     images: bool = Field(True, description="Show photos and name files; without, the page has neither.")
+    pictures: bool = Field(False, description="Draw plots and pictures again first, from a finished run's photos.")
+    data: Path | None = Field(None, description="The run's photos; default: where the run found them.")
+    cache_dir: Path | None = Field(None, description="Folder for decoded pixels; default: the run's.")
+    cache_gib: float = Field(20, gt=0, description="Most GiB that folder may take; what was unused longest leaves it.")
 
 
 class ExportConfig(Options):

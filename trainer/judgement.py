@@ -19,12 +19,11 @@ from .evaluate.suspects import Suspect, suspects, suspects_csv
 from .out_of_fold import OutOfFold, out_of_fold
 from .progress import Report
 from .recipe.part import cross_entropy
-from .report.sheets import contact_sheet
+from .report.suspect_sheet import draw_suspects
 from .run_folder import write_text
 from .training import Trained
 
 SUSPECTS_FILE, DUPLICATES_FILE = "suspects.csv", "duplicates.csv"
-_ON_SHEET = 40
 
 
 def judged(
@@ -52,9 +51,9 @@ def judged(
     data = trained.data
     answers = out_of_fold(config, trained, probabilities, report=report)
     found = _write_suspects(data, answers, folder)
-    if config.images and found:
-        _draw(data, answers, found[:_ON_SHEET], folder / "plots" / "suspects.png")
-    pairs = straddling(data.scan.photos, data.split.parts)
+    if config.images:
+        draw_suspects(data, folder)
+    pairs = straddling(data.scan.photos, data.split.parts, data.split.groups)
     write_text(folder / DUPLICATES_FILE, _duplicates_csv(pairs))
     figures = {
         "out_of_fold": _figures(data, answers),
@@ -106,13 +105,6 @@ def _write_suspects(data: Data, answers: OutOfFold, folder: Path) -> list[Suspec
     )
     write_text(folder / SUSPECTS_FILE, text)
     return found
-
-
-def _draw(data: Data, answers: OutOfFold, found: Sequence[Suspect], path: Path) -> None:
-    """The contact sheet of the most doubted photos."""
-    pixels = data.pixels([int(answers.positions[one.row]) for one in found])
-    captions = [f"{one.label}\n→ {one.suggested} {one.score:.2f}" for one in found]
-    contact_sheet(pixels, captions, path, title="labels that are doubted, most doubted first")
 
 
 def _duplicates_csv(pairs: Sequence[Duplicate]) -> str:

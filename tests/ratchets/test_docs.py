@@ -51,7 +51,7 @@ FROZEN = {
     "--test-share --val-share --views --weight-decay --weights DATA",
     "trainer compare": "RUNS --json",
     "trainer evaluate": "MODEL DATA --json",
-    "trainer report": "RUN --images",
+    "trainer report": "RUN --cache-dir --cache-gib --data --images --pictures",
     "trainer export": "RUN --cache-dir --cache-gib --data --model-id --precision --publish",
     "trainer publish": "MODEL MODELS --model-id",
     "trainer cache list": "--cache-dir",

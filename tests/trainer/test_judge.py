@@ -218,13 +218,14 @@ def test_unknowns_that_are_not_noticed(value, severity):
     assert found(metrics(unknowns=unknowns)).get("unknowns") == severity
 
 
-def duplicate(number, part="test"):
+def duplicate(number, part="test", *, same_group=True):
     return Duplicate(
         path=f"{part}/deer/{number}.jpg",
         part=part,
         other_path=f"train/deer/{number}.jpg",
         other_part="train",
         distance=1,
+        same_group=same_group,
     )
 
 
@@ -236,6 +237,16 @@ def test_duplicates_across_parts(count, severity):
     (finding,) = judge(metrics(), duplicates=pairs, suspects=())
     assert finding.facts["pairs"][0]["other_path"] == "train/deer/0.jpg"
     assert f"{count} of 3,000 test photos nearly repeat" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("exif", {"similar_views": "advice"}), ("none", {"duplicates": "serious"}), ("given", {"duplicates": "serious"})],
+)
+def test_views_that_were_grouped_apart_are_no_leak(rule, expected):
+    """A fixed camera's other visits are advice, however many; across given parts, and without groups, a repeat."""
+    pairs = [duplicate(number, same_group=False) for number in range(400)]
+    assert found(metrics(split={"rule": rule}), duplicates=pairs) == expected
 
 
 def suspect(row, *, confident=True):

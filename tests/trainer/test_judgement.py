@@ -77,7 +77,7 @@ def test_planted_copies_are_all_listed_and_judged(run):
     assert {(f"test/red/copy{place}.jpg", f"train/red/{place + 1:03}.png") for place in range(COPIES)} <= pairs
     judgement = {row["code"]: row for row in json.loads((folder / "metrics.json").read_text())["judgement"]}
     assert judgement["duplicates"]["severity"] == "serious"
-    assert judgement["duplicates"]["facts"]["image_counts"]["test"] >= COPIES
+    assert judgement["duplicates"]["facts"]["image_count"] >= COPIES
     assert f"serious: {judgement['duplicates']['sentence']}" in said
 
 

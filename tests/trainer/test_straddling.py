@@ -29,6 +29,10 @@ def photo(path, value):
     )
 
 
+def alone(photos):
+    return {one.path: one.path for one in photos}
+
+
 def scene(seed):
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8)
     return Image.fromarray(blocks).resize((320, 240), Image.Resampling.BICUBIC)
@@ -62,7 +66,7 @@ def test_planted_copies_are_all_found(changes):
     photos += [photo(f"deer/copy{number:02}.jpg", hash_of(copy_of(scene(number), **changes))) for number in range(30)]
     photos += [photo(f"deer/other{number:02}.jpg", hash_of(scene(100 + number))) for number in range(30)]
     parts = {one.path: "train" if "train" in one.path else "test" for one in photos}
-    found = straddling(photos, parts)
+    found = straddling(photos, parts, alone(photos))
     assert {(one.path, one.other_path) for one in found} == {
         (f"deer/copy{number:02}.jpg", f"deer/train{number:02}.jpg") for number in range(30)
     }
@@ -79,7 +83,7 @@ def test_each_photo_has_its_nearest_in_each_other_part():
         photo("a/4", 0xFF << 40),
     ]
     parts = {"a/0": "test", "a/1": "train", "a/2": "train", "a/3": "val", "a/4": "val"}
-    rows = [(one.path, one.other_path, one.distance) for one in straddling(photos, parts)]
+    rows = [(one.path, one.other_path, one.distance) for one in straddling(photos, parts, alone(photos))]
     assert rows == [("a/0", "a/2", 2), ("a/0", "a/3", 5), ("a/3", "a/1", 2)]
 
 
@@ -87,8 +91,8 @@ def test_flat_photos_and_distant_links_of_a_chain_repeat_nobody():
     """Hash 0 is compared with none; the ends of a chain, more than five bits apart, are no near duplicates."""
     photos = [photo("a/0", 0), photo("a/1", 0), photo("a/2", 0b1), photo("a/3", 0b1111), photo("a/4", 0b1111111)]
     parts = {"a/0": "test", "a/1": "train", "a/2": "test", "a/3": "test", "a/4": "train"}
-    assert [(one.path, one.other_path) for one in straddling(photos, parts)] == [("a/3", "a/4")]
-    assert straddling([photo("a/0", 7)], {"a/0": "test"}) == []
+    assert [(one.path, one.other_path) for one in straddling(photos, parts, alone(photos))] == [("a/3", "a/4")]
+    assert straddling([photo("a/0", 7)], {"a/0": "test"}, {"a/0": "a/0"}) == []
 
 
 @settings(max_examples=30, deadline=None)
@@ -107,4 +111,12 @@ def test_a_split_of_ours_has_none(seed, split_seed):
     result = split(scanned, val_share=0.15, test_share=0.15, seed=split_seed, group_by="auto", groups_file=None)
     assert result.rule == "near_duplicate"
     assert set(Counter(result.parts.values())) == {"train", "val", "test"}
-    assert straddling(ordered, result.parts) == []
+    assert straddling(ordered, result.parts, result.groups) == []
+
+
+def test_a_pair_says_whether_it_is_of_one_group():
+    """Repeats that the grouping put together are told from views that it put apart."""
+    photos = [photo("a/0", 7), photo("a/1", 7), photo("a/2", 7 << 30), photo("a/3", 7 << 30)]
+    parts = {"a/0": "test", "a/1": "train", "a/2": "test", "a/3": "train"}
+    groups = {"a/0": "burst", "a/1": "burst", "a/2": "visit1", "a/3": "visit2"}
+    assert [(one.path, one.same_group) for one in straddling(photos, parts, groups)] == [("a/0", True), ("a/2", False)]

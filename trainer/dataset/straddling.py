@@ -23,6 +23,7 @@ class Duplicate:
         other_path: The nearest photo of the other part.
         other_part: That part.
         distance: Bits in which their difference hashes differ, 0 to `near_duplicates.MAX_BITS`.
+        same_group: Whether the rule that made the groups put both into one; else they are of other visits or sites.
     """
 
     path: str
@@ -30,9 +31,10 @@ class Duplicate:
     other_path: str
     other_part: str
     distance: int
+    same_group: bool
 
 
-def straddling(photos: Sequence[Photo], parts: Mapping[str, str]) -> list[Duplicate]:
+def straddling(photos: Sequence[Photo], parts: Mapping[str, str], groups: Mapping[str, str]) -> list[Duplicate]:
     """Each photo of `test` and `val` with a near duplicate in another part, beside the nearest one there.
 
     Test photos come first, in the order of `photos`. One that repeats photos of two other parts has two rows. A photo
@@ -41,18 +43,19 @@ def straddling(photos: Sequence[Photo], parts: Mapping[str, str]) -> list[Duplic
     Args:
         photos: Of the whole data set.
         parts: Path -> part.
+        groups: Path -> group.
     """
     hashes = np.array([photo.difference_hash for photo in photos], np.uint64)
     part = np.array([parts[photo.path] for photo in photos])
     cluster = clusters(hashes.tolist())
     crowded = np.flatnonzero(np.bincount(cluster, minlength=len(photos))[cluster] > 1)
     ordered = crowded[np.argsort(cluster[crowded], kind="stable")]
-    groups = np.split(ordered, np.flatnonzero(np.diff(cluster[ordered])) + 1)
+    clustered = np.split(ordered, np.flatnonzero(np.diff(cluster[ordered])) + 1)
     found = []
     for one, other in _PAIRS:
         rows = []
-        for group in groups:
-            rows += _nearest(hashes, group[part[group] == one], group[part[group] == other])
+        for members in clustered:
+            rows += _nearest(hashes, members[part[members] == one], members[part[members] == other])
         found += [
             Duplicate(
                 path=photos[row].path,
@@ -60,6 +63,7 @@ def straddling(photos: Sequence[Photo], parts: Mapping[str, str]) -> list[Duplic
                 other_path=photos[nearest].path,
                 other_part=other,
                 distance=distance,
+                same_group=groups[photos[row].path] == groups[photos[nearest].path],
             )
             for row, nearest, distance in sorted(rows)
         ]

@@ -39,22 +39,48 @@ def judge(metrics: Mapping[str, Any], *, duplicates: Sequence[Duplicate], suspec
 
 
 def _duplicates(metrics: Mapping[str, Any], duplicates: Sequence[Duplicate]) -> Iterator[Finding]:
-    if not duplicates:
-        return
+    """Repeats within a group or across given parts are leaks; across groups that we divided, a fixed camera's view."""
+    certain = metrics["split"].get("rule") in ("none", "given")
+    leaks = [one for one in duplicates if one.same_group or certain]
+    views = [one for one in duplicates if not one.same_group and not certain]
+    if leaks:
+        parts, many = _repeated(metrics, leaks)
+        yield Finding(
+            code="duplicates",
+            severity="serious" if many else "advice",
+            sentence=(
+                f"{parts} nearly repeat a photo of another part (e.g. {_named(leaks[0])}), so figures flatter: "
+                "duplicates.csv lists them; take one of each pair out"
+            ),
+            facts=_pairs(leaks),
+        )
+    if views:
+        yield Finding(
+            code="similar_views",
+            severity="advice",
+            sentence=(
+                f"{_repeated(metrics, views)[0]} look nearly like a photo of another part that was grouped apart (e.g. "
+                f"{_named(views[0])}), as frames of a fixed camera do: of a camera in another place expect less; "
+                "duplicates.csv lists them"
+            ),
+            facts=_pairs(views),
+        )
+
+
+def _repeated(metrics: Mapping[str, Any], pairs: Sequence[Duplicate]) -> tuple[str, bool]:
+    """How many photos of which parts, in words, and whether those are many."""
     counts = metrics["split"]["image_counts"]
-    repeated = {part: len({one.path for one in duplicates if one.part == part}) for part in ("test", "val")}
-    parts = listed([f"{repeated[part]:,} of {counts[part]:,} {part} photos" for part in repeated if repeated[part]])
-    many = any(repeated[part] > MANY_DUPLICATES * counts[part] for part in repeated)
-    first = duplicates[0]
-    yield Finding(
-        code="duplicates",
-        severity="serious" if many else "advice",
-        sentence=(
-            f"{parts} nearly repeat a photo of another part (e.g. {shown(first.path)} and {shown(first.other_path)}), "
-            "so figures flatter: duplicates.csv lists them; take one of each pair out"
-        ),
-        facts={"image_counts": repeated, "pairs": [asdict(one) for one in duplicates[:LISTED_PAIRS]]},
-    )
+    repeated = {part: len({one.path for one in pairs if one.part == part}) for part in ("test", "val")}
+    words = listed([f"{repeated[part]:,} of {counts[part]:,} {part} photos" for part in repeated if repeated[part]])
+    return words, any(repeated[part] > MANY_DUPLICATES * counts[part] for part in repeated)
+
+
+def _named(pair: Duplicate) -> str:
+    return f"{shown(pair.path)} and {shown(pair.other_path)}"
+
+
+def _pairs(pairs: Sequence[Duplicate]) -> dict[str, Any]:
+    return {"image_count": len({one.path for one in pairs}), "pairs": [asdict(one) for one in pairs[:LISTED_PAIRS]]}
 
 
 def _suspects(metrics: Mapping[str, Any], suspects: Sequence[Suspect]) -> Iterator[Finding]:

@@ -50,6 +50,7 @@ def rebuild(run: Path, places: Places, report: Report) -> bool:
         UsageError: `run` is no folder of a run that is done, or lacks a file that a run leaves.
     """
     import_torch()
+    from .. import first_epochs
     from ..evaluate.model import load
     from ..run_data import run_data
     from .figures import draw
@@ -58,6 +59,7 @@ def rebuild(run: Path, places: Places, report: Report) -> bool:
     with open_finished(run) as folder:
         metrics, plan = read_json(run / "metrics.json"), read_json(run / PLAN_FILE)
         draw(metrics, plan, run / "plots", epochs=folder.state["config"]["epochs"])
+        first_epochs.drawn(run, metrics)
         if not places.images:
             # Whether or not the photos are still there.
             remove_photos(run)
@@ -103,6 +105,8 @@ def _write(folder: RunFolder, data: "Data", *, images: bool, report: Report) -> 
     import torch
 
     from .pictures import write_pictures
+    from .suspect_sheet import draw_suspects
+    from .thumbnails import THUMBNAILS_FILE, shown_positions, write_thumbnails
 
     torch.set_num_threads(thread_count("auto"))
     plan = read_json(folder.path / PLAN_FILE)
@@ -117,6 +121,9 @@ def _write(folder: RunFolder, data: "Data", *, images: bool, report: Report) -> 
         images=images,
         seed=folder.state["config"]["seed"],
     )
+    if images:
+        draw_suspects(data, folder.path)
+        write_thumbnails(data, shown_positions(data, folder.path), folder.path / THUMBNAILS_FILE)
 
 
 def _network(run: Path, labels: Sequence[str], *, image_px: int, pretrained: bool) -> "Backbone":
