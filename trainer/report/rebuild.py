@@ -3,13 +3,14 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trapline.processors import thread_count
 
+from ..config import ReportConfig
 from ..errors import DatasetError, UsageError
 from ..progress import Report
 from ..run_folder import PLAN_FILE, RunFolder, open_finished, read_json, read_tensors
@@ -22,23 +23,7 @@ if TYPE_CHECKING:
 _MODEL_FILE = "model.onnx"
 
 
-class Places(Protocol):
-    """Where the photos are now, and whether they are shown.
-
-    Attributes:
-        data: The photos; where absent, where the run found them.
-        cache_dir: Folder for decoded pixels; where absent, the run's.
-        cache_gib: Most that folder may take.
-        images: Whether pictures may show photos.
-    """
-
-    data: Path | None
-    cache_dir: Path | None
-    cache_gib: float
-    images: bool
-
-
-def rebuild(run: Path, places: Places, report: Report) -> bool:
+def rebuild(run: Path, config: ReportConfig, report: Report) -> bool:
     """Makes the plots of a finished run again, and its pictures where its photos are still there.
 
     Where they are not, says so and leaves the pictures as they are; those that show photos only where they may.
@@ -55,21 +40,24 @@ def rebuild(run: Path, places: Places, report: Report) -> bool:
     from ..run_data import run_data
     from .figures import draw
     from .photo_sheets import remove_photos
+    from .thumbnails import THUMBNAILS_FILE
 
     with open_finished(run) as folder:
         metrics, plan = read_json(run / "metrics.json"), read_json(run / PLAN_FILE)
         draw(metrics, plan, run / "plots", epochs=folder.state["config"]["epochs"])
         first_epochs.drawn(run, metrics)
-        if not places.images:
+        if not config.images:
             # Whether or not the photos are still there.
             remove_photos(run)
+            for shown in (run / "plots" / "suspects.png", run / THUMBNAILS_FILE):
+                shown.unlink(missing_ok=True)
         metadata = load(run / _MODEL_FILE, threads=1).metadata
         try:
-            data, cache_dir = _found(places, folder)
+            data, cache_dir = _found(config, folder)
             with run_data(
-                run, metadata, data=data, cache_dir=cache_dir, cache_gib=places.cache_gib, report=report
+                run, metadata, data=data, cache_dir=cache_dir, cache_gib=config.cache_gib, report=report
             ) as photos:
-                _write(folder, photos, images=places.images, report=report)
+                _write(folder, photos, images=config.images, report=report)
         except (UsageError, DatasetError, OSError) as error:
             report.say(f"the pictures of photos stay as they are: {error}")
             return False
@@ -92,13 +80,13 @@ def read_probabilities(path: Path, data: "Data", part: str) -> NDArray[np.float3
     return np.array(rows, dtype=np.float32).reshape(-1, len(columns))
 
 
-def _found(places: Places, folder: RunFolder) -> tuple[Path, Path | None]:
+def _found(config: ReportConfig, folder: RunFolder) -> tuple[Path, Path | None]:
     """Where the photos and their decoded pixels are."""
     known = folder.state.get("places", {})
-    if places.data is None and "data" not in known:
+    if config.data is None and "data" not in known:
         raise UsageError(f"--data is required: the run in {folder.path} does not say where its photos are")
-    cache_dir = places.cache_dir or (Path(known["cache_dir"]) if "cache_dir" in known else None)
-    return places.data or Path(known["data"]), cache_dir
+    cache_dir = config.cache_dir or (Path(known["cache_dir"]) if "cache_dir" in known else None)
+    return config.data or Path(known["data"]), cache_dir
 
 
 def _write(folder: RunFolder, data: "Data", *, images: bool, report: Report) -> None:
