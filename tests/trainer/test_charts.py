@@ -53,6 +53,7 @@ def test_ticks_are_round_and_hold_every_point(values):
     for _, y in chart.lines[1].points:
         assert min(places) - 0.1 <= y <= max(places) + 0.1
     assert chart.chosen is None
+    assert float(texts[0]) >= 0
 
 
 def test_a_share_has_no_tick_above_the_whole():

@@ -222,8 +222,10 @@ def _axis(
     room = (high - low) or abs(high) or 1.0
     step, digits = _round_step(room / 4)
     first, last = math.floor(low / step - 0.05), math.ceil(high / step + 0.05)
+    if low >= 0:
+        first = max(0, first)
     if share:
-        first, last = max(0, first), min(last, math.floor(1 / step + 1e-9))
+        last = min(last, math.floor(1 / step + 1e-9))
     ticks = [number * step for number in range(first, last + 1)]
     up = _scale(min(ticks[0], low), max(ticks[-1], high), begin=_BOTTOM, end=_TOP)
     if share:

@@ -95,8 +95,10 @@ def suspects(evidence: Evidence, thumbnails: Mapping[int, bytes], *, images: boo
         for row in evidence.duplicates[:MOST_DUPLICATES]
     ]
     looked = (evidence.run / "suspects.csv").is_file()
+    unseen = None if looked else evidence.missing("list of doubted labels (suspects.csv)")
     return {
-        "missing": None if looked else evidence.missing("list of doubted labels (suspects.csv)"),
+        "missing": None if pairs else unseen,
+        "note": unseen,
         "rows": rows,
         "count": len(evidence.suspects),
         "pairs": pairs,

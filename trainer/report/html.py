@@ -24,6 +24,21 @@ from .thumbnails import THUMBNAILS_FILE, read_thumbnails
 
 #: In the run folder.
 REPORT_FILE = "report.html"
+# In the order of the page; each has a template of its name.
+_SECTIONS = {
+    "classes": "Classes",
+    "confusion": "Confusion",
+    "photos": "Photos",
+    "suspects": "Suspects",
+    "calibration": "Calibration",
+    "thresholds": "Thresholds",
+    "unknowns": "Unknowns",
+    "curves": "Curves",
+    "pictures": "Pictures",
+    "data": "Data",
+    "model": "Model",
+    "choices": "Choices",
+}
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -90,6 +105,8 @@ def _page(view: dict[str, Any], *, title: str, data: dict[str, Any], pieces: Seq
     )
     return environment.get_template("page.html").render(
         **view,
+        shown=[(name, title) for name, title in _SECTIONS.items() if not view[name]["missing"]],
+        absent=[(title, view[name]["missing"]) for name, title in _SECTIONS.items() if view[name]["missing"]],
         title=title,
         policy=policy,
         # Files of this package: the only text that is not escaped.

@@ -46,7 +46,8 @@ def choices(evidence: Evidence) -> View:
     facts = {"data digest": evidence.metrics.get("data_digest") or evidence.state.get("data_digest")}
     facts["split digest"] = (evidence.metrics.get("split") or {}).get("digest")
     return {
-        "missing": None if made else evidence.missing("plan"),
+        "missing": None if made or options else evidence.missing("plan"),
+        "note": None if made else evidence.missing("plan (plan.json)"),
         "made": _spoken(made),
         "options": _spoken(options),
         "versions": _spoken(evidence.plan.get("versions") or {}),

@@ -135,18 +135,15 @@ def curves(evidence: Evidence) -> View:
     strengths = charts.strength_chart(head.get("cross_validated_loss") or {}, chosen=head.get("strength"))
     if strengths is not None:
         drawn = [strengths, *drawn]
-    if evidence.measured:
-        sentence = (
-            "No layer but the head was trained, so there are no epochs to draw."
-            if len(evidence.history) < 2
-            else f"All layers were trained for {evidence.history[-1]['epoch']} epochs; the weights of epoch {chosen} "
-            "were kept."
-        )
+    epochs = evidence.history[-1]["epoch"] if len(evidence.history) > 1 else 0
+    if not evidence.measured:
+        sentence = f"This run {evidence.ending}. Epoch {epochs} is the last one that its checkpoint has."
+    elif epochs:
+        sentence = f"All layers were trained for {epochs} epochs; the weights of epoch {chosen} were kept."
     else:
-        sentence = evidence.missing("whole curve")
-        if len(evidence.history) > 1:
-            sentence += f" Epoch {evidence.history[-1]['epoch']} is the last one that its checkpoint has."
-    return {"charts": drawn, "sentence": sentence}
+        sentence = "No layer but the head was trained, so there are no epochs to draw."
+    missing = None if drawn or evidence.measured else evidence.missing("epoch to draw")
+    return {"missing": missing, "charts": drawn, "sentence": sentence}
 
 
 def calibration(evidence: Evidence) -> View:
