@@ -265,7 +265,9 @@ def copies(rows: Rows) -> list[str]:
         cells = [f"{found} of {planted}" for found, planted, _flat in (counts[name, change] for change in CHANGES)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     flat = sum(row[2] for row in counts.values())
-    return [*lines, "", f"{flat} copies were too flat to be compared."]
+    found, planted = (sum(row[place] for row in counts.values()) for place in range(2))
+    met = "met" if found == planted else "NOT met: the others differ in more than 5 bits"
+    return [*lines, "", f"{found:,} of {planted:,} found; {flat} too flat to be compared. All found: {met}."]
 
 
 def main() -> None:
