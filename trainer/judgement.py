@@ -53,7 +53,7 @@ def judged(
     data = trained.data
     answers = out_of_fold(config, trained, probabilities, report=report)
     found = _write_suspects(data, answers, folder)
-    pairs = straddling(data.scan.photos, data.split.parts, data.split.groups)
+    pairs = straddling(data.scan.photos, data.split.parts, data.split.groups, pixels=data.pixels)
     write_text(folder / DUPLICATES_FILE, _duplicates_csv(pairs))
     figures = {
         "out_of_fold": _figures(data, answers),
