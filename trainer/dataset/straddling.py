@@ -1,7 +1,7 @@
 """Near-duplicate photos that lie in two parts of a split: what is measured on them flatters.
 
 Groups are made from difference hashes at most 5 bits apart, and those never straddle what Trapline cuts. A copy that
-somebody put into a given part may have been made smaller, brighter and cropped, so between given parts hashes up to 10
+somebody put into a given part may have been made smaller, brighter and cropped, so between given parts hashes up to 12
 bits apart count, too, where the photos' pixels agree.
 """
 
@@ -17,7 +17,7 @@ from .photo import Photo
 # A photo of the first is compared with those of the second.
 _PAIRS = (("test", "train"), ("test", "val"), ("val", "train"))
 # Between given parts: most bits, nearest photos compared, least correlation of grey thumbnails of so many cells a side.
-_MOST_BITS, _MOST_COMPARED, _LEAST_CORRELATION, _CELLS = 10, 8, 0.95, 28
+_MOST_BITS, _MOST_COMPARED, _LEAST_CORRELATION, _CELLS = 12, 8, 0.95, 28
 
 Row = tuple[int, int, int]
 Pixels = Callable[[Sequence[int]], NDArray[np.uint8]]
@@ -32,7 +32,7 @@ class Duplicate:
         part: Its part, `test` or `val`.
         other_path: The nearest photo of the other part.
         other_part: That part.
-        distance: Bits in which their difference hashes differ: at most 5, or 10 between given parts.
+        distance: Bits in which their difference hashes differ: at most 5, or 12 between given parts.
         same_group: Whether the rule that made the groups put both into one; else they are of other visits or sites.
     """
 
