@@ -27,6 +27,7 @@ from rows import Row, Rows
 from splits import RULES, TOP, by_seed, gathered, laid_out, scanned
 from tools import BACKBONE, weights
 
+from trainer.data import Data
 from trainer.dataset.cache import PixelCache
 from trainer.dataset.scan import scan
 from trainer.dataset.split import split
@@ -176,10 +177,14 @@ def copies_of(name: str, change: str, seed: int, work: Path) -> Row:
     with PixelCache.open(work / "cache", RULES) as cache:
         photos = scan(folder, preprocessing=RULES, cache=cache, threads=2, report=lambda _done, _total: None)
     parts = split(photos, val_share=0.15, test_share=0.15, seed=seed, group_by="auto", groups_file=None)
-    listed = {row.path: row for row in straddling(photos.photos, parts.parts, parts.groups)}
+    with PixelCache.open(work / "cache", RULES) as cache:
+        data = Data(scan=photos, split=parts, cache=cache)
+        found = straddling(photos.photos, parts.parts, parts.groups, pixels=data.pixels)
+    listed = {row.path for row in found}
+    others = len(listed - planted.keys())
     shutil.rmtree(folder)
     flat = sum(photo.difference_hash == 0 for photo in photos.photos if photo.path in planted)
-    return {"planted": len(planted), "found": len(planted.keys() & listed.keys()), "too_flat": flat}
+    return {"planted": len(planted), "found": len(planted.keys() & listed), "others": others, "too_flat": flat}
 
 
 def write_copy(source: Path, target: Path, change: tuple[int, float, float, float]) -> None:
@@ -265,7 +270,9 @@ def copies(rows: Rows) -> list[str]:
         cells = [f"{found} of {planted}" for found, planted, _flat in (counts[name, change] for change in CHANGES)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     flat = sum(row[2] for row in counts.values())
-    return [*lines, "", f"{flat} copies were too flat to be compared."]
+    found, planted = (sum(row[place] for row in counts.values()) for place in range(2))
+    met = "met" if found == planted else "NOT met"
+    return [*lines, "", f"{found:,} of {planted:,} found; {flat} too flat to be compared. All found: {met}."]
 
 
 def main() -> None:

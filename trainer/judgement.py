@@ -53,7 +53,7 @@ def judged(
     found = _write_suspects(data, answers, folder)
     if config.images:
         draw_suspects(data, folder)
-    pairs = straddling(data.scan.photos, data.split.parts, data.split.groups)
+    pairs = straddling(data.scan.photos, data.split.parts, data.split.groups, pixels=data.pixels)
     write_text(folder / DUPLICATES_FILE, _duplicates_csv(pairs))
     figures = {
         "out_of_fold": _figures(data, answers),

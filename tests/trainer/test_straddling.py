@@ -16,17 +16,21 @@ from trainer.dataset.split import split
 from trainer.dataset.straddling import straddling
 
 
-def photo(path, value):
+def photo(path, value, part=""):
     return Photo(
         path=path,
         label=path.split("/")[0],
-        part="",
+        part=part,
         sha256=path,
         camera="",
         taken="",
         difference_hash=value,
         cache_row=0,
     )
+
+
+def unseen(_positions):
+    raise AssertionError("no pixels are needed")
 
 
 def alone(photos):
@@ -66,7 +70,7 @@ def test_planted_copies_are_all_found(changes):
     photos += [photo(f"deer/copy{number:02}.jpg", hash_of(copy_of(scene(number), **changes))) for number in range(30)]
     photos += [photo(f"deer/other{number:02}.jpg", hash_of(scene(100 + number))) for number in range(30)]
     parts = {one.path: "train" if "train" in one.path else "test" for one in photos}
-    found = straddling(photos, parts, alone(photos))
+    found = straddling(photos, parts, alone(photos), pixels=unseen)
     assert {(one.path, one.other_path) for one in found} == {
         (f"deer/copy{number:02}.jpg", f"deer/train{number:02}.jpg") for number in range(30)
     }
@@ -83,7 +87,7 @@ def test_each_photo_has_its_nearest_in_each_other_part():
         photo("a/4", 0xFF << 40),
     ]
     parts = {"a/0": "test", "a/1": "train", "a/2": "train", "a/3": "val", "a/4": "val"}
-    rows = [(one.path, one.other_path, one.distance) for one in straddling(photos, parts, alone(photos))]
+    rows = [(one.path, one.other_path, one.distance) for one in straddling(photos, parts, alone(photos), pixels=unseen)]
     assert rows == [("a/0", "a/2", 2), ("a/0", "a/3", 5), ("a/3", "a/1", 2)]
 
 
@@ -91,8 +95,10 @@ def test_flat_photos_and_distant_links_of_a_chain_repeat_nobody():
     """Hash 0 is compared with none; the ends of a chain, more than five bits apart, are no near duplicates."""
     photos = [photo("a/0", 0), photo("a/1", 0), photo("a/2", 0b1), photo("a/3", 0b1111), photo("a/4", 0b1111111)]
     parts = {"a/0": "test", "a/1": "train", "a/2": "test", "a/3": "test", "a/4": "train"}
-    assert [(one.path, one.other_path) for one in straddling(photos, parts, alone(photos))] == [("a/3", "a/4")]
-    assert straddling([photo("a/0", 7)], {"a/0": "test"}, {"a/0": "a/0"}) == []
+    assert [(one.path, one.other_path) for one in straddling(photos, parts, alone(photos), pixels=unseen)] == [
+        ("a/3", "a/4")
+    ]
+    assert straddling([photo("a/0", 7)], {"a/0": "test"}, {"a/0": "a/0"}, pixels=unseen) == []
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,7 +117,7 @@ def test_a_split_of_ours_has_none(seed, split_seed):
     result = split(scanned, val_share=0.15, test_share=0.15, seed=split_seed, group_by="auto", groups_file=None)
     assert result.rule == "near_duplicate"
     assert set(Counter(result.parts.values())) == {"train", "val", "test"}
-    assert straddling(ordered, result.parts, result.groups) == []
+    assert straddling(ordered, result.parts, result.groups, pixels=unseen) == []
 
 
 def test_a_pair_says_whether_it_is_of_one_group():
@@ -119,4 +125,18 @@ def test_a_pair_says_whether_it_is_of_one_group():
     photos = [photo("a/0", 7), photo("a/1", 7), photo("a/2", 7 << 30), photo("a/3", 7 << 30)]
     parts = {"a/0": "test", "a/1": "train", "a/2": "test", "a/3": "train"}
     groups = {"a/0": "burst", "a/1": "burst", "a/2": "visit1", "a/3": "visit2"}
-    assert [(one.path, one.same_group) for one in straddling(photos, parts, groups)] == [("a/0", True), ("a/2", False)]
+    assert [(one.path, one.same_group) for one in straddling(photos, parts, groups, pixels=unseen)] == [
+        ("a/0", True),
+        ("a/2", False),
+    ]
+
+
+def test_between_given_parts_pixels_decide_where_hashes_are_not_near():
+    """Hashes six to twelve bits apart: the same picture is found, another one is not, nor the same one farther away."""
+    pictures = np.stack([np.asarray(scene(seed).resize((64, 64))) for seed in (1, 2, 1, 3, 1)])
+    paths = ("train/a/0", "train/a/1", "test/a/2", "test/a/3", "test/a/4")
+    values = (0xFF, 0xFE, 0xFF ^ 0x3F00, 0xFF ^ 0x3F0000, 0xFF ^ 0x1FFF000000)
+    photos = [photo(path, value, path.split("/")[0]) for path, value in zip(paths, values, strict=True)]
+    parts = {one.path: one.part for one in photos}
+    found = straddling(photos, parts, alone(photos), pixels=lambda rows: pictures[list(rows)])
+    assert [(one.path, one.other_path, one.distance) for one in found] == [("test/a/2", "train/a/0", 6)]

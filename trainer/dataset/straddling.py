@@ -1,6 +1,11 @@
-"""Near-duplicate photos that lie in two parts of a split: what is measured on them flatters."""
+"""Near-duplicate photos that lie in two parts of a split: what is measured on them flatters.
 
-from collections.abc import Mapping, Sequence
+Groups are made from difference hashes at most 5 bits apart, and those never straddle what Trapline cuts. A copy that
+somebody put into a given part may have been made smaller, brighter and cropped, so between given parts hashes up to 12
+bits apart count, too, where the photos' pixels agree.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +16,11 @@ from .photo import Photo
 
 # A photo of the first is compared with those of the second.
 _PAIRS = (("test", "train"), ("test", "val"), ("val", "train"))
+# Between given parts: most bits, nearest photos compared, least correlation of grey thumbnails of so many cells a side.
+_MOST_BITS, _MOST_COMPARED, _LEAST_CORRELATION, _CELLS = 12, 8, 0.95, 28
+
+Row = tuple[int, int, int]
+Pixels = Callable[[Sequence[int]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +32,7 @@ class Duplicate:
         part: Its part, `test` or `val`.
         other_path: The nearest photo of the other part.
         other_part: That part.
-        distance: Bits in which their difference hashes differ, 0 to `near_duplicates.MAX_BITS`.
+        distance: Bits in which their difference hashes differ: at most 5, or 12 between given parts.
         same_group: Whether the rule that made the groups put both into one; else they are of other visits or sites.
     """
 
@@ -34,7 +44,9 @@ class Duplicate:
     same_group: bool
 
 
-def straddling(photos: Sequence[Photo], parts: Mapping[str, str], groups: Mapping[str, str]) -> list[Duplicate]:
+def straddling(
+    photos: Sequence[Photo], parts: Mapping[str, str], groups: Mapping[str, str], *, pixels: Pixels
+) -> list[Duplicate]:
     """Each photo of `test` and `val` with a near duplicate in another part, beside the nearest one there.
 
     Test photos come first, in the order of `photos`. One that repeats photos of two other parts has two rows. A photo
@@ -44,18 +56,19 @@ def straddling(photos: Sequence[Photo], parts: Mapping[str, str], groups: Mappin
         photos: Of the whole data set.
         parts: Path -> part.
         groups: Path -> group.
+        pixels: Gives uint8 [n, H, W, 3] of some of `photos`, by index.
     """
     hashes = np.array([photo.difference_hash for photo in photos], np.uint64)
     part = np.array([parts[photo.path] for photo in photos])
-    cluster = clusters(hashes.tolist())
-    crowded = np.flatnonzero(np.bincount(cluster, minlength=len(photos))[cluster] > 1)
-    ordered = crowded[np.argsort(cluster[crowded], kind="stable")]
-    clustered = np.split(ordered, np.flatnonzero(np.diff(cluster[ordered])) + 1)
+    given = np.array([photo.part for photo in photos])
+    near = _clustered(hashes)
     found = []
     for one, other in _PAIRS:
-        rows = []
-        for members in clustered:
+        rows: list[Row] = []
+        for members in near:
             rows += _nearest(hashes, members[part[members] == one], members[part[members] == other])
+        left = np.setdiff1d(np.flatnonzero((part == one) & (given == one) & (hashes > 0)), [row[0] for row in rows])
+        rows += _alike(hashes, left, np.flatnonzero((part == other) & (given == other) & (hashes > 0)), pixels)
         found += [
             Duplicate(
                 path=photos[row].path,
@@ -70,9 +83,15 @@ def straddling(photos: Sequence[Photo], parts: Mapping[str, str], groups: Mappin
     return found
 
 
-def _nearest(
-    hashes: NDArray[np.uint64], ones: NDArray[np.int64], others: NDArray[np.int64]
-) -> list[tuple[int, int, int]]:
+def _clustered(hashes: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
+    """The members of each cluster of several photos."""
+    cluster = clusters(hashes.tolist())
+    crowded = np.flatnonzero(np.bincount(cluster, minlength=len(hashes))[cluster] > 1)
+    ordered = crowded[np.argsort(cluster[crowded], kind="stable")]
+    return np.split(ordered, np.flatnonzero(np.diff(cluster[ordered])) + 1)
+
+
+def _nearest(hashes: NDArray[np.uint64], ones: NDArray[np.int64], others: NDArray[np.int64]) -> list[Row]:
     """Each of `ones` near one of `others`, with the nearest and the distance."""
     if not len(others):
         return []
@@ -83,3 +102,31 @@ def _nearest(
         if distances[best] <= MAX_BITS:
             rows.append((one, int(others[best]), int(distances[best])))
     return rows
+
+
+def _alike(hashes: NDArray[np.uint64], ones: NDArray[np.int64], others: NDArray[np.int64], pixels: Pixels) -> list[Row]:
+    """Each of `ones` whose pixels agree with those of one of the `others` that are not much farther than near."""
+    rows = []
+    for one in ones.tolist():
+        distances = np.bitwise_count(hashes[others] ^ hashes[one])
+        nearest = np.argsort(distances, kind="stable")[:_MOST_COMPARED]
+        nearest = nearest[distances[nearest] <= _MOST_BITS]
+        if len(nearest):
+            own, *rest = _thumbnails(pixels([one, *others[nearest].tolist()]))
+            correlations = np.array(rest) @ own
+            best = int(correlations.argmax())
+            if correlations[best] >= _LEAST_CORRELATION:
+                rows.append((one, int(others[nearest[best]]), int(distances[nearest[best]])))
+    return rows
+
+
+def _thumbnails(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Photos in grey and small, each with mean 0 and length 1: float32 [n, cells], whose products are correlations."""
+    count, height, width, _ = pixels.shape
+    across = min(_CELLS, height, width)
+    tall, wide = height // across, width // across
+    grey = pixels[:, : across * tall, : across * wide].astype(np.float32).mean(axis=3)
+    cells = grey.reshape(count, across, tall, across, wide).mean(axis=(2, 4)).reshape(count, -1)
+    cells -= cells.mean(axis=1, keepdims=True)
+    result: NDArray[np.float32] = cells / np.maximum(np.linalg.norm(cells, axis=1, keepdims=True), 1e-6)
+    return result
