@@ -14,6 +14,7 @@ from trapline import model_file
 from trapline.v1.metadata_pb2 import Evaluation, Label, ModelMetadata, Preprocessing
 from trapline.v1.metadata_pb2 import Unknowns as UnknownsMessage
 
+from . import first_epochs
 from .config import RunConfig
 from .data import Data
 from .evaluate.assess import Assessment, assess, seen_by
@@ -75,6 +76,7 @@ def write_results(
     state = {name: value.detach().cpu().contiguous() for name, value in trained.backbone.network.state_dict().items()}
     write_tensors(folder / "weights.safetensors", state, facts)
     metrics = _metrics(data, trained, measured, parity) | {"refit": refit or "none"}
+    metrics |= {"first_epochs": first_epochs.drawn(folder, metrics)}
     _draw(config, trained, metrics, folder / "plots")
     write_json(folder / "metrics.json", metrics)
     _tell_test(trained, measured["test"], folder, report)

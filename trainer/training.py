@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from . import first_epochs
 from .backbone import Backbone
 from .beginning import check_shares
 from .data import Data
@@ -164,6 +165,7 @@ def _unfrozen(setting: Setting, data: Data, plan: dict[str, Any]) -> list[Epoch]
             ),
             each=lambda row: events.epoch(row, step=row.epoch * steps),
             taken=lambda step, loss, rate: events.step(step, loss=loss, rate=rate),
+            answered=lambda epoch, predicted: first_epochs.keep(setting, data, epoch, predicted),
         )
 
 

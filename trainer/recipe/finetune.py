@@ -24,6 +24,8 @@ from .schedule import WARM_UP_SHARE
 from .steps import NotFinite, Steps
 
 Seen = dict[str, NDArray[np.float64]]
+#: Told an epoch's number and the best class of each validation image, int64 [images].
+Answered = Callable[[int, NDArray[np.int64]], None]
 #: Told each step's number (from 1, over all epochs), its mean loss, its rate of the last layers.
 Taken = Callable[[int, float, float], None]
 
@@ -41,6 +43,7 @@ def finetune(
     report: Callable[[int, int, str], None],
     each: Callable[[Epoch], None] = lambda _row: None,
     taken: Taken = lambda _step, _loss, _rate: None,
+    answered: Answered = lambda _epoch, _predicted: None,
 ) -> list[Epoch]:
     """Trains all layers; leaves the best epoch's weights in `backbone`, those it came with where no epoch beat them.
 
@@ -56,6 +59,7 @@ def finetune(
         report: Told steps done, steps in all and the latest figures in words.
         each: Told each new row of the history, epoch 0 too, before a checkpoint has it.
         taken: Told each step, likewise.
+        answered: Told what validation images were taken for in each epoch, just before `each`.
 
     Returns:
         The history, epoch 0 first. The best row is `best_epoch(history)`.
@@ -64,13 +68,18 @@ def finetune(
         TrainerError: There is not enough memory for a batch, or the loss is not finite before anything was learned.
     """
     loop = _Loop(backbone, train, validation, plan=plan, device=device, world=world, checkpoint=checkpoint, say=say)
+
+    def told(row: Epoch) -> None:
+        answered(row.epoch, loop.predicted)
+        each(row)
+
     if loop.position.epoch == 1 and loop.position.step == 0:
-        each(loop.position.history[0])
+        told(loop.position.history[0])
     for epoch in range(loop.position.epoch, plan.epochs + 1):
         if loop.patience_lost(epoch):
             break
         try:
-            row = loop.epoch(epoch, report=report, each=each, taken=taken)
+            row = loop.epoch(epoch, report=report, each=told, taken=taken)
         except NotFinite as error:
             loop.give_up(epoch, error)
             break
@@ -98,6 +107,8 @@ class _Loop:
         self._backbone, self._train, self._validation, self._plan = backbone, train, validation, plan
         self._device, self._world, self._checkpoint, self._say = device, world, checkpoint, say
         self._full_disk_told = False
+        #: Best class of each validation image, as it was last asked.
+        self.predicted = np.empty(0, np.int64)
         #: What the next position on the disk relies on and is not there yet.
         self._owed: dict[str, Callable[[], None]] = {}
         self.steps = Steps(backbone, train, plan=plan, device=device, world=world)
@@ -176,7 +187,8 @@ class _Loop:
         """Loss of each validation image, and 1 where its best class is right; with `balance` classes count alike."""
         part = self._validation
         rows = predict(self._backbone, part, batch_size=self._plan.batch_size, device=self._device, world=self._world)
-        right = (rows.argmax(axis=1) == part.targets).astype(np.float64)
+        self.predicted = rows.argmax(axis=1)
+        right = (self.predicted == part.targets).astype(np.float64)
         weights = np.ones(len(part.targets))
         if self._plan.balance != "none":
             counts = np.bincount(part.targets)
