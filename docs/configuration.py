@@ -15,12 +15,14 @@ from server.config import CheckConfig, ServerConfig
 from trainer.config import (
     CacheClearConfig,
     CacheListConfig,
+    CompareConfig,
     EvaluateConfig,
     ExportConfig,
     LrFindConfig,
     PublishConfig,
     RunConfig,
     SampleConfig,
+    StudyConfig,
 )
 from trapline.command_line import Options
 
@@ -29,6 +31,8 @@ VERBS: dict[str, type[Options]] = {
     "trainer sample": SampleConfig,
     "trainer run": RunConfig,
     "trainer lr-find": LrFindConfig,
+    "trainer study": StudyConfig,
+    "trainer compare": CompareConfig,
     "trainer evaluate": EvaluateConfig,
     "trainer export": ExportConfig,
     "trainer publish": PublishConfig,

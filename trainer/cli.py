@@ -18,12 +18,14 @@ from trapline.processors import thread_count
 from .config import (
     CacheClearConfig,
     CacheListConfig,
+    CompareConfig,
     EvaluateConfig,
     ExportConfig,
     LrFindConfig,
     PublishConfig,
     RunConfig,
     SampleConfig,
+    StudyConfig,
 )
 from .errors import TrainerError, UsageError
 from .preflight import check_options, finished_result
@@ -38,6 +40,8 @@ def main() -> int:
         Verb(name="sample", options=SampleConfig, run=_sample),
         Verb(name="run", options=RunConfig, run=_run),
         Verb(name="lr-find", options=LrFindConfig, run=_lr_find),
+        Verb(name="study", options=StudyConfig, run=_study),
+        Verb(name="compare", options=CompareConfig, run=_compare),
         Verb(name="evaluate", options=EvaluateConfig, run=_evaluate),
         Verb(name="export", options=ExportConfig, run=_export),
         Verb(name="publish", options=PublishConfig, run=_publish),
@@ -89,6 +93,40 @@ def _lr_find(config: LrFindConfig) -> int:
         found = lr_find(config, report, world)
     if world.first:
         print(found)
+    return 0
+
+
+def _study(config: StudyConfig) -> int:
+    _need("torch", "torchvision", "onnxruntime", "onnxscript", "sklearn", "scipy", "matplotlib", "PIL")
+    from .study.points import check_sizes
+    from .study.work import check_folder, finished_study, study
+
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("a study trains its points in one process; start it without torchrun")
+    check_options(config.as_run())
+    check_sizes(config)
+    check_folder(config.out)
+    with open_run(config.out, config.identity()) as folder:
+        result = finished_study(config, folder)
+        if result is None:
+            with console_report() as report:
+                result = study(config, folder, report)
+    print(result)
+    return 0
+
+
+def _compare(config: CompareConfig) -> int:
+    _need("numpy", "scipy")
+    from .compare.answers import read_answers, shared_photos
+    from .compare.pairs import compared, table
+
+    if len({run.resolve() for run in config.runs}) < max(2, len(config.runs)):
+        raise UsageError("RUNS: name two or more different run folders")
+    runs = [read_answers(run) for run in config.runs]
+    comparison = compared(runs, shared_photos(runs))
+    if config.json_file is not None:
+        write_json(config.json_file, comparison.facts)
+    print(table(comparison))
     return 0
 
 

@@ -78,10 +78,9 @@ class RecipeOptions(Options):
         return self
 
 
-class RunConfig(RecipeOptions):
-    """Train on a folder of photos, evaluate, export a checked ONNX file."""
+class TrainingOptions(RecipeOptions):
+    """How a network is trained once its head is fitted: what every verb that fine-tunes can be told."""
 
-    out: Path = Field(description="Run folder to write; an unfinished run of the same options resumes.")
     epochs: int = Field(3, ge=0, le=10_000, description="Unfrozen epochs at most; 0 trains the head only.")
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = Field(
         None, description="Peak rate of the last layers; auto finds one; default 1e-4, 1e-3 without weights."
@@ -94,6 +93,12 @@ class RunConfig(RecipeOptions):
         None, ge=1, le=10_000, description="Epochs without a better one before it stops; default: half, at least 3."
     )
     checkpoint_minutes: float = Field(5, gt=0, description="Least time between checkpoints inside an epoch.")
+
+
+class RunConfig(TrainingOptions):
+    """Train on a folder of photos, evaluate, export a checked ONNX file."""
+
+    out: Path = Field(description="Run folder to write; an unfinished run of the same options resumes.")
     target_precision: float = Field(
         0.95, gt=0, lt=1, description="Share right that each class's threshold is chosen for, on validation."
     )
@@ -130,6 +135,55 @@ class LrFindConfig(RecipeOptions):
     def as_run(self) -> RunConfig:
         """The run whose learning rate is looked for."""
         return RunConfig.model_construct(**dict(self))
+
+
+class StudyConfig(TrainingOptions):
+    """Train on growing parts of the photos, and tell whether more photos would help."""
+
+    # A run's file of options serves here too.
+    others_in_file = frozenset(RunConfig.model_fields) - frozenset(TrainingOptions.model_fields)
+
+    out: Path = Field(description="Folder of the study; what an earlier command of the same options did is kept.")
+    sizes: str = Field(description="Training photos a class of each point, e.g. 10,30,60,120,all.")
+    repeats: int = Field(3, ge=3, le=100, description="Times that each size is trained, every time on other photos.")
+    epochs: int = Field(
+        0, ge=0, le=10_000, description="Unfrozen epochs at most; 0 trains the head only, in seconds a point."
+    )
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _a_list(cls, sizes: object) -> str:
+        words = [str(size) for size in sizes] if isinstance(sizes, list) else str(sizes).split(",")
+        words = [word.strip() for word in words]
+        if any(word != "all" and not (word.isdecimal() and int(word) > 0) for word in words):
+            raise ValueError("each size is a number of photos a class, or all; write them like 10,30,all")
+        numbers = sorted({int(word) for word in words if word != "all"})
+        return ",".join([*map(str, numbers), *(["all"] if "all" in words else [])])
+
+    @model_validator(mode="after")
+    def _can_be_studied(self) -> Self:
+        if self.fit == "auto":
+            raise ValueError("--fit auto would choose by photos that small sizes lack; name a fit")
+        if self.weights == "none" and not self.epochs:
+            raise ValueError("--weights none with --epochs 0 trains nothing; give --epochs, or weights")
+        return self
+
+    def as_run(self) -> RunConfig:
+        """The run that a point of the study is."""
+        return RunConfig.model_construct(**{name: getattr(self, name) for name in TrainingOptions.model_fields})
+
+    def identity(self) -> dict[str, Any]:
+        """The options that make this another study when they change, as JSON values; sizes and repeats do not."""
+        return {"verb": "study"} | self.model_dump(mode="json", exclude=set(PLACES) | {"sizes", "repeats"})
+
+
+class CompareConfig(Options):
+    """Tell which of several finished runs is better on the test photos that they share."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAINER_", env_prefix_target="all")
+
+    runs: CliPositionalArg[list[Path]] = Field(min_length=1, description="Finished run folders, two or more.")
+    json_file: Path | None = Field(None, alias="json", description="File to write the figures to, as JSON.")
 
 
 class EvaluateConfig(Options):

@@ -76,7 +76,7 @@ def run(config: RunConfig, folder: RunFolder, report: Report, world: World) -> s
     was_done, scan_threads = world.told(folder.done), thread_count("auto")
     threads = max(1, scan_threads // world.local_size)
     with (
-        _recorded(folder, world),
+        recorded(folder, world),
         world.connected(),
         importing_torch("trainer.training", *_BESIDE_FEATURES) as imported,
         ExitStack() as caches,
@@ -119,7 +119,7 @@ def scanned(
         report: Where progress goes.
         world: The processes that train together; one of each machine scans.
     """
-    rules = _rules(config, FITS[0] if config.fit == "auto" else config.fit)
+    rules = rules_of(config, FITS[0] if config.fit == "auto" else config.fit)
     cache = caches.enter_context(_cache(config, rules))
     photos = world.once_a_machine(
         lambda: _scanned(config, folder, cache=cache, rules=rules, threads=threads, report=report)
@@ -132,7 +132,7 @@ def scanned(
         @functools.cache
         def fits(fit: str) -> Data:
             """The same photos in the same parts, with pixels in another fit."""
-            other = _rules(config, fit)
+            other = rules_of(config, fit)
             if other == rules:
                 return data
             opened = caches.enter_context(_cache(config, other))
@@ -148,7 +148,7 @@ def _finished(config: RunConfig, folder: RunFolder, trained: "Trained", report: 
     """Evaluates, exports, checks, publishes; gives the result as sentences."""
     from .results import MODEL_FILE, sentences, write_results
 
-    rules = _rules(config, trained.plan["fit"])
+    rules = rules_of(config, trained.plan["fit"])
     metrics = write_results(config, trained, folder.path, rules=rules, report=report)
     result = sentences(metrics, folder.path)
     if config.publish is not None and config.model_id is not None:
@@ -240,7 +240,8 @@ def _scanned_before(folder: Path) -> dict[str, str]:
         return {row["path"]: row["sha256"] for row in csv.DictReader(file) if row["status"] == "ok"}
 
 
-def _rules(config: RunConfig, fit: str) -> Preprocessing:
+def rules_of(config: RunConfig, fit: str) -> Preprocessing:
+    """The preprocessing of a run in one fit."""
     bicubic = builder_record(config.backbone).bicubic
     return preprocessing.rules(fit=fit, image_px=image_px(config), bicubic=bicubic)
 
@@ -253,7 +254,7 @@ def _cache(config: RunConfig, rules: Preprocessing) -> PixelCache:
 
 
 @contextmanager
-def _recorded(folder: RunFolder, world: World) -> Iterator[None]:
+def recorded(folder: RunFolder, world: World) -> Iterator[None]:
     """Keeps `state.json` true however the work ends; a run that was done stays done. The first process alone writes."""
     was_done = folder.done or not world.first
     if not was_done:

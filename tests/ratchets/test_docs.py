@@ -18,7 +18,8 @@ VALUES = {
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
     "admin": "there:3", "health": "there:4",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
-    "precision": "int8", "target-precision": "0.9", "log-format": "json", "trace-endpoint": "http://there:3",
+    "sizes": "3,all", "repeats": "4", "precision": "int8", "target-precision": "0.9", "log-format": "json",
+    "trace-endpoint": "http://there:3",
 }  # fmt: skip
 
 #: Options that are refused without others.
@@ -44,6 +45,11 @@ FROZEN = {
     "--earliest-rate "
     "--fit --group-by --groups --image-px --label-smoothing --mixup --optimizer --out --rotation-degrees "
     "--seed --test-share --val-share --views --weight-decay --weights DATA",
+    "trainer study": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --checkpoint-minutes "
+    "--config --cutmix --earliest-rate --ema --epochs --fit --group-by --groups --image-px --label-smoothing "
+    "--learning-rate --mixup --optimizer --out --patience --repeats --rotation-degrees --schedule --seed --sizes "
+    "--test-share --val-share --views --weight-decay --weights DATA",
+    "trainer compare": "RUNS --json",
     "trainer evaluate": "MODEL DATA --json",
     "trainer export": "RUN --cache-dir --cache-gib --data --model-id --precision --publish",
     "trainer publish": "MODEL MODELS --model-id",
