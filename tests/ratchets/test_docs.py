@@ -18,8 +18,8 @@ VALUES = {
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
     "admin": "there:3", "health": "there:4",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
-    "sizes": "3,all", "repeats": "4", "precision": "int8", "log-format": "json", "trace-endpoint": "http://there:3",
-    "target-precision": "0.9",
+    "sizes": "3,all", "repeats": "4", "precision": "int8", "target-precision": "0.9", "log-format": "json",
+    "trace-endpoint": "http://there:3",
 }  # fmt: skip
 
 #: Options that are refused without others.

@@ -19,6 +19,7 @@ from ..data import Data
 from ..dataset.cache.folder import user_cache_folder
 from ..dataset.scan import write_scan_csv
 from ..dataset.split import write_split_csv
+from ..evaluate.calibrate import fit_temperature, softmax
 from ..evaluate.metrics import figures
 from ..head_stage import training_features
 from ..planning import new_plan
@@ -55,32 +56,35 @@ class Features:
 
     Attributes:
         train: Of the training part, float32 [views, photos, features].
-        test: Of the test part as it is, float32 [photos, features].
+        validation: Of the validation part as it is, float32 [photos, features].
+        test: Of the test part, likewise.
     """
 
     train: NDArray[np.float32]
+    validation: NDArray[np.float32]
     test: NDArray[np.float32]
 
 
 def computed_features(setting: Setting, data: Data, choices: dict[str, Any]) -> Features:
-    """The features of the training and the test part; those of an earlier process where it had them all."""
+    """The features of all parts; those of an earlier process where it had them all."""
     path = setting.checkpoint / "features.safetensors"
     if path.is_file():
         tensors, _ = read_tensors(path)
-        return Features(train=tensors["train"].numpy(), test=tensors["test"].numpy())
+        return Features(**{name: value.numpy() for name, value in tensors.items()})
     plan = new_plan(setting.config, data, choices=choices)
-    trained_on = training_features(setting, data, plan)
-    positions = data.positions("test")
-    seen = probe.features(
-        setting.backbone,
-        lambda batch: data.pixels([positions[index] for index in batch]),
-        len(positions),
-        batch_size=plan["batch_size"],
-        device=setting.device,
-        report=setting.progress("test features"),
-    )
-    write_tensors(path, {"train": torch.from_numpy(trained_on), "test": torch.from_numpy(seen[0])}, {})
-    return Features(train=trained_on, test=seen[0])
+    found = {"train": training_features(setting, data, plan)}
+    for name, part in (("validation", "val"), ("test", "test")):
+        seen = data.part(part)
+        found[name] = probe.features(
+            setting.backbone,
+            seen.pixels,
+            len(seen.targets),
+            batch_size=plan["batch_size"],
+            device=setting.device,
+            report=setting.progress(f"{name} features"),
+        )[0]
+    write_tensors(path, {name: torch.from_numpy(rows) for name, rows in found.items()}, {})
+    return Features(**found)
 
 
 def head_point(setting: Setting, data: Data, choices: dict[str, Any], features: Features, task: Task) -> Point:
@@ -99,14 +103,16 @@ def head_point(setting: Setting, data: Data, choices: dict[str, Any], features: 
         seed=_seed(setting.config, task),
         report=lambda _done, _total: None,
     )
-    logits = torch.from_numpy(features.test @ head.weight.T + head.bias)
-    probabilities = logits.softmax(dim=1).numpy()
+    logits = {name: getattr(features, name) @ head.weight.T + head.bias for name in ("validation", "test")}
+    found = fit_temperature(logits["validation"], data.targets(data.positions("val")))
+    probabilities = softmax(logits["test"], found.temperature)
+    targets = data.targets(data.positions("test"))
     _write_predictions(data, probabilities, task.folder / "predictions.csv")
-    seen = figures(probabilities, data.targets(data.positions("test")), data.scan.labels)
+    seen = figures(probabilities, targets, data.scan.labels)
     return Point(
         **_subset_facts(task),
         figures={name: seen[name] for name in _SHOWN},
-        right=_marks(probabilities.argmax(axis=1) == data.targets(data.positions("test"))),
+        right=_marks(probabilities.argmax(axis=1) == targets),
         stage="head",
         epoch=0,
         history=[],
