@@ -23,6 +23,7 @@ from splits import FOLDS, TOP, by_fold
 from tools import BACKBONE, Setting, options_of, run
 
 from trainer.evaluate.calibrate import calibration_figures, softmax
+from trainer.evaluate.unknowns import mean_of
 
 SETS = ("hymenoptera", "flowers", "trailcam", "wildlife", "scenes", "fruit")
 #: Sets whose error must be shown, and the most that it may be after temperature.
@@ -106,8 +107,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
             "kept_accuracy": float(np.mean(kept)) if kept else None,
             "unknown_methods": [row["unknown_method"] for row in own],
             "unknown_auroc": {
-                method: float(np.mean([row["unknown_auroc"][method] for row in own]))
-                for method in own[0]["unknown_auroc"]
+                method: mean_of([row["unknown_auroc"][method] for row in own]) for method in own[0]["unknown_auroc"]
             },
         }
     return result
@@ -158,8 +158,11 @@ def page(rows: Rows, found: dict[str, Any]) -> str:
             f"| {row['ece_by_chance']:.3f} | {row['test_loss_before']:.3f} | {row['test_loss_after']:.3f} | "
             f"{min(row['temperatures']):.2f} to {max(row['temperatures']):.2f} | {row['left_to_person_share']:.1%} | "
             + ("–" if row["kept_accuracy"] is None else f"{row['kept_accuracy']:.1%}")
-            + f" | {row['unknown_auroc']['nearest_class_mean']:.2f} | {row['unknown_auroc']['max_softmax']:.2f} "
-            + f"| {shipped} |"
+            + "".join(
+                f" | {'–' if row['unknown_auroc'][method] is None else format(row['unknown_auroc'][method], '.2f')}"
+                for method in ("nearest_class_mean", "max_softmax")
+            )
+            + f" | {shipped} |"
         )
     lines += ["", "Versions: " + ", ".join(f"{name} {text}" for name, text in rows.content["versions"].items()), ""]
     return "\n".join(lines)

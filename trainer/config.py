@@ -171,8 +171,9 @@ class StudyConfig(TrainingOptions):
         return self
 
     def as_run(self) -> RunConfig:
-        """The run that a point of the study is."""
-        return RunConfig.model_construct(**{name: getattr(self, name) for name in TrainingOptions.model_fields})
+        """The run that a point of the study is: one of many, without photos on its pages."""
+        options = {name: getattr(self, name) for name in TrainingOptions.model_fields}
+        return RunConfig.model_construct(images=False, **options)
 
     def identity(self) -> dict[str, Any]:
         """The options that make this another study when they change, as JSON values; sizes and repeats do not."""
