@@ -113,8 +113,8 @@ def disk_bytes(work: Work) -> int:
     head = 4 * work.feature_count * work.label_count
     weights = work.weight_bytes * (_COPIES_IN_CHECKPOINT if work.trains else 3)
     page = page_bytes(work.photos["val"] + work.photos["test"])
-    # The pictures are files, and letters on the page.
-    drawn = _drawn_photos(work) * _DRAWN_BYTES * 7 // 3
+    # The pictures are files, and smaller ones on the page.
+    drawn = _drawn_photos(work) * _DRAWN_BYTES * 5 // 4
     return lists + head + weights + page + drawn + 2 * _MIB
 
 

@@ -17,6 +17,9 @@ LEAST_CALLED = 10
 _BINS = 10
 _DRAWS = 1000
 _COLDEST, _HOTTEST = 0.05, 20.0
+# Of the temperature's logarithm. With 20, 60 and 120 validation photos of three real sets and heads of three strengths 0.3
+# gave the least loss on other photos, before 0.1, 0.2, 0.5, 1, no prior, and Platt's targets.
+_PRIOR_DEVIATION = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +58,24 @@ class Temperature:
 def fit_temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Temperature:
     """The temperature with the least cross-entropy (Guo et al. 2017), 1 where none lessens it.
 
-    The search is after Platt's (1999) targets: none of N images is taken for more certain than (N + 1) / (N + 2), so
-    that a few dozen images that are all right don't make the network certain of everything.
+    Its logarithm has a normal prior around 0: a few dozen images say little, and those that are all right would make the
+    network certain of everything. Many overrule it.
 
     Args:
         logits: Float32 [images, labels], or log-probabilities.
         targets: True class of each, int64 [images].
     """
     values = logits.astype(np.float64)
-    count, label_count = values.shape
-    smooth = np.full(values.shape, 1 / (count + 2) / max(1, label_count - 1))
-    smooth[np.arange(count), targets] = (count + 1) / (count + 2)
-
-    def smoothed_loss(exponent: float) -> float:
-        return float(-(smooth * _log_softmax(values / np.exp(exponent))).sum(axis=1).mean())
+    count = len(values)
 
     def loss(temperature: float) -> float:
         return float(-_log_softmax(values / temperature)[np.arange(count), targets].mean())
 
+    def penalised(exponent: float) -> float:
+        return loss(float(np.exp(exponent))) + exponent**2 / (2 * _PRIOR_DEVIATION**2 * count)
+
     bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    found = float(np.exp(minimize_scalar(smoothed_loss, bounds=bounds, method="bounded").x))
+    found = float(np.exp(minimize_scalar(penalised, bounds=bounds, method="bounded").x))
     before, after = loss(1.0), loss(found)
     if not after < before:
         found, after = 1.0, before
