@@ -36,7 +36,10 @@ def awkward_case(seed):
     return scores.astype(np.float32), targets.astype(np.int64), [f"class {index}" for index in range(label_count)]
 
 
-@pytest.mark.parametrize("seeds", [range(start, start + 100) for start in range(0, 1000, 100)])
+@pytest.mark.parametrize(
+    "seeds",
+    [range(100), *(pytest.param(range(start, start + 100), marks=pytest.mark.full) for start in range(100, 1000, 100))],
+)
 def test_figures_equal_scikit_learns(seeds, monkeypatch):
     """In 1,000 random cases every figure is scikit-learn's own to 1e-9, also for classes empty or of one image."""
     # What is drawn again has tests of its own.

@@ -14,7 +14,7 @@ import torch
 from trainer.world import World, joined_world
 
 # Two processes more, each of which imports torch.
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.timeout(500), pytest.mark.full]
 
 SCRIPT = Path(__file__).with_name("together.py")
 TORCHRUN = Path(sys.executable).parent / "torchrun"

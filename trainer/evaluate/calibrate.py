@@ -17,8 +17,8 @@ LEAST_CALLED = 10
 _BINS = 10
 _DRAWS = 1000
 _COLDEST, _HOTTEST = 0.05, 20.0
-# Of the temperature's logarithm. With 20, 60 and 120 validation photos of three real sets and heads of three strengths 0.3
-# gave the least loss on other photos, before 0.1, 0.2, 0.5, 1, no prior, and Platt's targets.
+# Of the temperature's logarithm. With 20, 60 and 120 validation photos of three real sets and heads of three strengths
+# 0.3 gave the least loss on other photos, before 0.1, 0.2, 0.5, 1, no prior, and Platt's targets.
 _PRIOR_DEVIATION = 0.3
 
 
@@ -58,8 +58,8 @@ class Temperature:
 def fit_temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Temperature:
     """The temperature with the least cross-entropy (Guo et al. 2017), 1 where none lessens it.
 
-    Its logarithm has a normal prior around 0: a few dozen images say little, and those that are all right would make the
-    network certain of everything. Many overrule it.
+    Its logarithm has a normal prior around 0: a few dozen images say little, and those that are all right would make
+    the network certain of everything. Many overrule it.
 
     Args:
         logits: Float32 [images, labels], or log-probabilities.
