@@ -41,8 +41,8 @@ class Temperature:
         """The JSON values of `metrics.json`."""
         if round(self.loss_before, 3) == round(self.loss_after, 3):
             sentence = (
-                f"the scores were good as they were: dividing logits by {self.temperature:.2f} changes the validation loss "
-                f"of {self.loss_before:.3f} by less than 0.001"
+                f"the scores were good as they were: dividing logits by {self.temperature:.2f} changes the loss "
+                f"on validation of {self.loss_before:.3f} by less than 0.001"
             )
         else:
             how = "too sure" if self.temperature > 1 else "not sure enough"
