@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def made_assets(arguments: argparse.Namespace, folder: Path) -> dict[str, Assets
     if "int8" in arguments.precision:
         if arguments.int8_model is None:
             int8_model(fp32, files, int8)
-        found["int8"] = assets(int8, files, said)
+        found["int8"] = replace(assets(int8, files, said), made_from=fp32 if arguments.int8_model else None)
     return found
 
 

@@ -32,6 +32,7 @@ class Assets:
         photos: Image files.
         expected: Index of the right label of each photo, by how it is decoded: `documented` or `scaled`.
         photos_said: Where the photos are from.
+        made_from: The fp32 file that an int8 one of `trainer export` was made from, and is published beside.
     """
 
     model: Path
@@ -39,6 +40,7 @@ class Assets:
     photos: list[Path]
     expected: dict[str, list[int]]
     photos_said: str
+    made_from: Path | None = None
 
     @property
     def labels(self) -> int:

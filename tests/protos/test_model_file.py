@@ -60,9 +60,19 @@ def test_broken_json_is_refused(text):
 
 def test_unknown_fields_and_enum_values_of_newer_trainers_are_ignored():
     """A newer file with the same rules stays readable."""
-    content = json_format.MessageToDict(metadata()) | {"temperature": 1.5, "stage": "finetune"}
+    content = json_format.MessageToDict(metadata()) | {"fieldOfTomorrow": 1.5, "stage": "finetune"}
     content["preprocessing"]["somethingNew"] = {"a": 1}
     assert model_file.from_properties(properties(content)) == metadata()
+
+
+def test_thresholds_are_scores():
+    """One that no score can be compared with is refused; an absent one means that no score is enough."""
+    content = metadata()
+    content.labels[0].threshold = 0.9
+    assert not read(content).labels[1].HasField("threshold")
+    content.labels[1].threshold = 1.5
+    with pytest.raises(ModelInvalid, match="threshold"):
+        read(content)
 
 
 def test_newer_rules_are_refused():
