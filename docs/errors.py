@@ -6,11 +6,13 @@ python docs/errors.py
 from pathlib import Path
 
 from trainer.errors import TrainerError
+from trapline import errors, train_errors
 from trapline.errors import Refusal, TraplineError, UsageError, reason_name
 
 PAGE = Path(__file__).with_suffix(".md")
 #: The refusals that cross the wire; programs may have some of their own, which never do.
-REFUSALS = [kind for kind in Refusal.__subclasses__() if kind.__module__ == Refusal.__module__]
+_MODULES = (errors.__name__, train_errors.__name__)
+REFUSALS = [kind for kind in Refusal.__subclasses__() if kind.__module__ in _MODULES]
 _TOP = """\
 <!-- Written by `python docs/errors.py` from the declarations in the code. Do not edit. -->
 
@@ -20,8 +22,8 @@ Every error of Trapline's services is a gRPC status with a sentence that says wh
 `trapline.v1`, a `reason`, and `metadata` with the sentence's variables. In a batch or a stream the same status sits in
 the image's own result and the others go on. Branch on the reason, never on the text.
 
-In Python each reason is a class of `trapline.errors`; `from_rpc_error` and `from_status` make it of what came over the
-wire. "Retry" means that the very same request may succeed later.
+In Python each reason is a class of `trapline.errors`, or of `trapline.train_errors`; `from_rpc_error` and `from_status`
+make it of what came over the wire. "Retry" means that the very same request may succeed later.
 
 | class | code | reason | cause | `metadata` | retry | what the caller should do |
 |---|---|---|---|---|---|---|
@@ -37,10 +39,6 @@ Errors that gRPC itself makes have no `ErrorInfo`, and no reason in a CSV row. A
 RESOURCE_EXHAUSTED: do not take that for a full queue. A caller whose own deadline runs out first sees DEADLINE_EXCEEDED
 without a reason. Where no server answers, or none that TLS lets the client talk to, the clients say
 UNAVAILABLE with a sentence of their own (`clients.connection.ServerUnreachable`).
-
-`DATASET_INVALID`, `TRAIN_JOB_NOT_FOUND` and `TRAIN_JOB_WRONG_STATE` stand in
-[error_reason.proto](../protos/trapline/v1/error_reason.proto) for the training service, which is not there yet; nothing
-sends them.
 
 ## On the command line
 

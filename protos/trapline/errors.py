@@ -15,7 +15,8 @@
         ├── ShuttingDown            UNAVAILABLE           SHUTTING_DOWN
         ├── TokenInvalid            UNAUTHENTICATED       TOKEN_INVALID
         ├── MethodNotAllowed        PERMISSION_DENIED     METHOD_NOT_ALLOWED
-        └── InternalError           INTERNAL              INTERNAL
+        ├── InternalError           INTERNAL              INTERNAL
+        └── those of the training service, in `trapline.train_errors`
 
 Raise the class where the problem is found, with a sentence that says what to do and, as keywords, every variable of
 the sentence (AIP-193). Only a server's interceptor turns it into a status. Each class also says what its page,
@@ -206,8 +207,12 @@ class InternalError(Refusal):
     variables = ("errorId",)
 
 
-_CLASSES: dict[int, type[Refusal]] = {int(cls.reason): cls for cls in Refusal.__subclasses__()}
 _CODES = {int(code.value[0]): code for code in grpc.StatusCode}
+
+
+def _classes() -> dict[int, type[Refusal]]:
+    """The class of each reason: those here, and those of `trapline.train_errors` where that is imported."""
+    return {int(kind.reason): kind for kind in Refusal.__subclasses__() if kind.__module__.startswith("trapline.")}
 
 
 def reason_name(refusal: Refusal) -> str:
@@ -243,7 +248,7 @@ def from_status(status: status_pb2.Status) -> Refusal:
             retry_seconds = retry.retry_delay.ToNanoseconds() / 1e9
     known = info.domain == DOMAIN and _PREFIX + info.reason in ErrorReason.keys()  # noqa: SIM118  # an enum wrapper, not a dict
     number = ErrorReason.Value(_PREFIX + info.reason) if known else ErrorReason.ERROR_REASON_UNSPECIFIED
-    refusal = _CLASSES.get(int(number), Refusal)(status.message, retry_seconds=retry_seconds)
+    refusal = _classes().get(int(number), Refusal)(status.message, retry_seconds=retry_seconds)
     refusal.metadata = dict(info.metadata)
     refusal.violations = {violation.field: violation.description for violation in bad.field_violations}
     refusal.code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)

@@ -9,13 +9,12 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trapline import errors
+from trapline import errors, train_errors
 from trapline.v1.error_reason_pb2 import ErrorReason
 
 # By the module: programs may have refusals of their own (the clients do), which never cross the wire.
-REFUSALS = [kind for kind in errors.Refusal.__subclasses__() if kind.__module__ == errors.__name__]
-#: Reasons that TrainService gives; `trainer` declares their classes.
-OF_TRAIN_SERVICE = {"DATASET_INVALID", "TRAIN_JOB_NOT_FOUND", "TRAIN_JOB_WRONG_STATE"}
+MODULES = {module.__name__: module for module in (errors, train_errors)}
+REFUSALS = [kind for kind in errors.Refusal.__subclasses__() if kind.__module__ in MODULES]
 PROTO = Path(__file__).parents[2] / "protos" / "trapline" / "v1" / "error_reason.proto"
 METHOD = "/trapline.v1.ClassifyService/Classify"
 
@@ -122,17 +121,19 @@ def test_every_status_has_exactly_one_error_info():
 
 
 def test_each_reason_has_exactly_one_class():
-    """Every reason of the proto is raisable by one class here, or belongs to TrainService."""
+    """Every reason of the proto is raisable by one class of the contract."""
     by_class = [errors.reason_name(refusal("")) for refusal in REFUSALS]
     assert len(by_class) == len(set(by_class))
     names = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()}  # noqa: SIM118  # an enum wrapper
-    assert set(by_class) == names - OF_TRAIN_SERVICE - {"UNSPECIFIED"}
+    assert set(by_class) == names - {"UNSPECIFIED"}
 
 
 def test_each_class_has_the_code_that_the_proto_and_the_tree_name():
     """The tree in the module's docstring lists each class with its code and reason."""
     for refusal in REFUSALS:
-        line = next(line for line in errors.__doc__.splitlines() if f"── {refusal.__name__} " in line)
+        line = next(
+            line for line in MODULES[refusal.__module__].__doc__.splitlines() if f"── {refusal.__name__} " in line
+        )
         assert line.split()[-2:] == [refusal.code.name, errors.reason_name(refusal(""))]
 
 

@@ -13,6 +13,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 #: A value other than the default for each option; what is not here takes one by its type.
 VALUES = {
+    "promote": "always",
     "batch-size": "8", "device": "cpu", "fit": "letterbox", "group-by": "exif", "balance": "loss", "image-px": "32",
     "learning-rate": "0.5", "listen": "there:1", "max-queue-mib": "512", "metrics": "there:2", "model": "some",
     "model-id": "some", "models": "here", "older-than-days": "3", "out": "x.csv", "server": "there:1", "threads": "3",
@@ -39,7 +40,7 @@ FROZEN = {
     "trainer sample": "OUT --seed",
     "trainer run": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --checkpoint-minutes --config "
     "--cutmix --earliest-rate --ema --epochs --fit --group-by --groups --image-px --images --label-smoothing "
-    "--learning-rate --mixup --model-id --optimizer --out --patience --publish --refit --rotation-degrees "
+    "--learning-rate --mixup --model-id --optimizer --out --patience --promote --publish --refit --rotation-degrees "
     "--schedule --seed --target-precision --test-share --val-share --views --weight-decay --weights DATA",
     "trainer lr-find": "--augment --backbone --balance --batch-size --cache-dir --cache-gib --config --cutmix "
     "--earliest-rate "

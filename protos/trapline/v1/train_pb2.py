@@ -22,43 +22,74 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from trapline.v1 import metadata_pb2 as trapline_dot_v1_dot_metadata__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trapline/v1/train.proto\x12\x0btrapline.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1atrapline/v1/metadata.proto\"\x92\x04\n\x08TrainJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x18.trapline.v1.TrainConfig\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.trapline.v1.TrainJob.State\x12,\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.trapline.v1.TrainProgress\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\x12\x12\n\nmodel_path\x18\t \x01(\t\x12+\n\nevaluation\x18\n \x01(\x0b\x32\x17.trapline.v1.Evaluation\"\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"\xd6\x01\n\x0bTrainConfig\x12\x14\n\x0c\x64\x61taset_path\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x03 \x01(\t\x12\x13\n\x0b\x65poch_count\x18\x04 \x01(\x05\x12\x19\n\x11\x62\x61tch_image_count\x18\x05 \x01(\x05\x12\x15\n\rlearning_rate\x18\x06 \x01(\x01\x12\x18\n\x10validation_share\x18\x07 \x01(\x01\x12\x10\n\x08image_px\x18\x08 \x01(\x05\x12\x11\n\x04seed\x18\t \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"\xb6\x01\n\rTrainProgress\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x13\n\x0b\x65poch_count\x18\x02 \x01(\x05\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x12\n\nstep_count\x18\x04 \x01(\x03\x12\x12\n\ntrain_loss\x18\x05 \x01(\x01\x12\x19\n\x11images_per_second\x18\x06 \x01(\x01\x12\x30\n\x0flast_evaluation\x18\x07 \x01(\x0b\x32\x17.trapline.v1.Evaluation\"\x82\x01\n\x15\x43reateTrainJobRequest\x12(\n\ttrain_job\x18\x01 \x01(\x0b\x32\x15.trapline.v1.TrainJob\x12\x14\n\x0ctrain_job_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\"\n\x12GetTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListTrainJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x15ListTrainJobsResponse\x12)\n\ntrain_jobs\x18\x01 \x03(\x0b\x32\x15.trapline.v1.TrainJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x43\x61ncelTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x15\x44\x65leteTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x14WatchTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xbe\x01\n\x15WatchTrainJobResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\ttrain_job\x18\x03 \x01(\x0b\x32\x15.trapline.v1.TrainJobH\x00\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.trapline.v1.TrainProgressH\x00\x42\x07\n\x05\x65vent2\xef\x03\n\x0cTrainService\x12K\n\x0e\x43reateTrainJob\x12\".trapline.v1.CreateTrainJobRequest\x1a\x15.trapline.v1.TrainJob\x12\x45\n\x0bGetTrainJob\x12\x1f.trapline.v1.GetTrainJobRequest\x1a\x15.trapline.v1.TrainJob\x12V\n\rListTrainJobs\x12!.trapline.v1.ListTrainJobsRequest\x1a\".trapline.v1.ListTrainJobsResponse\x12K\n\x0e\x43\x61ncelTrainJob\x12\".trapline.v1.CancelTrainJobRequest\x1a\x15.trapline.v1.TrainJob\x12L\n\x0e\x44\x65leteTrainJob\x12\".trapline.v1.DeleteTrainJobRequest\x1a\x16.google.protobuf.Empty\x12X\n\rWatchTrainJob\x12!.trapline.v1.WatchTrainJobRequest\x1a\".trapline.v1.WatchTrainJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trapline/v1/train.proto\x12\x0btrapline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1atrapline/v1/metadata.proto\"\xb4\x05\n\x08TrainJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x18.trapline.v1.TrainConfig\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.trapline.v1.TrainJob.State\x12,\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.trapline.v1.TrainProgress\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x0b\x63\x61ncel_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\nevaluation\x18\n \x01(\x0b\x32\x17.trapline.v1.Evaluation\x12-\n\x0bpublication\x18\x0b \x01(\x0b\x32\x18.trapline.v1.Publication\x12\x0e\n\x06result\x18\x0c \x01(\t\x12\x15\n\rattempt_count\x18\r \x01(\x05\x12\x16\n\x0equeue_position\x18\x0e \x01(\x05\x12\x15\n\rlast_sequence\x18\x0f \x01(\x03\"\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"\xfe\x0f\n\x0bTrainConfig\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x15\n\x08\x62\x61\x63kbone\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07weights\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08image_px\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12)\n\x03\x66it\x18\x07 \x01(\x0e\x32\x1c.trapline.v1.TrainConfig.Fit\x12\x17\n\nbatch_size\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x03H\x04\x88\x01\x01\x12\x16\n\tval_share\x18\n \x01(\x01H\x05\x88\x01\x01\x12\x17\n\ntest_share\x18\x0b \x01(\x01H\x06\x88\x01\x01\x12\x13\n\x06groups\x18\x0c \x01(\tH\x07\x88\x01\x01\x12\x32\n\x08group_by\x18\r \x01(\x0e\x32 .trapline.v1.TrainConfig.GroupBy\x12\x31\n\x07\x62\x61lance\x18\x0e \x01(\x0e\x32 .trapline.v1.TrainConfig.Balance\x12\x35\n\toptimizer\x18\x0f \x01(\x0e\x32\".trapline.v1.TrainConfig.Optimizer\x12\x19\n\x0cweight_decay\x18\x10 \x01(\x01H\x08\x88\x01\x01\x12\x1a\n\rearliest_rate\x18\x11 \x01(\x01H\t\x88\x01\x01\x12\x1c\n\x0flabel_smoothing\x18\x12 \x01(\x01H\n\x88\x01\x01\x12\x31\n\x07\x61ugment\x18\x13 \x01(\x0e\x32 .trapline.v1.TrainConfig.Augment\x12\x1d\n\x10rotation_degrees\x18\x14 \x01(\x01H\x0b\x88\x01\x01\x12\x12\n\x05mixup\x18\x15 \x01(\x01H\x0c\x88\x01\x01\x12\x13\n\x06\x63utmix\x18\x16 \x01(\x01H\r\x88\x01\x01\x12\x12\n\x05views\x18\x17 \x01(\x05H\x0e\x88\x01\x01\x12\x13\n\x06\x65pochs\x18\x18 \x01(\x05H\x0f\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x19 \x01(\tH\x10\x88\x01\x01\x12\x33\n\x08schedule\x18\x1a \x01(\x0e\x32!.trapline.v1.TrainConfig.Schedule\x12\x10\n\x03\x65ma\x18\x1b \x01(\x08H\x11\x88\x01\x01\x12\x15\n\x08patience\x18\x1c \x01(\x05H\x12\x88\x01\x01\x12\x1d\n\x10target_precision\x18\x1d \x01(\x01H\x13\x88\x01\x01\x12-\n\x05refit\x18\x1e \x01(\x0e\x32\x1e.trapline.v1.TrainConfig.Refit\x12\x13\n\x06images\x18\x1f \x01(\x08H\x14\x88\x01\x01\x12\x31\n\x07promote\x18  \x01(\x0e\x32 .trapline.v1.TrainConfig.Promote\"a\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46IT_STRETCH\x10\x01\x12\x11\n\rFIT_LETTERBOX\x10\x02\x12\x13\n\x0f\x46IT_CENTER_CROP\x10\x03\x12\x0c\n\x08\x46IT_AUTO\x10\x04\"\x84\x01\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x11\n\rGROUP_BY_AUTO\x10\x01\x12\x11\n\rGROUP_BY_NONE\x10\x02\x12\x13\n\x0fGROUP_BY_FOLDER\x10\x03\x12\x11\n\rGROUP_BY_EXIF\x10\x04\x12\x11\n\rGROUP_BY_NAME\x10\x05\"m\n\x07\x42\x61lance\x12\x17\n\x13\x42\x41LANCE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42\x41LANCE_NONE\x10\x01\x12\x13\n\x0f\x42\x41LANCE_SAMPLER\x10\x02\x12\x10\n\x0c\x42\x41LANCE_LOSS\x10\x03\x12\x10\n\x0c\x42\x41LANCE_AUTO\x10\x04\"O\n\tOptimizer\x12\x19\n\x15OPTIMIZER_UNSPECIFIED\x10\x00\x12\x13\n\x0fOPTIMIZER_ADAMW\x10\x01\x12\x12\n\x0eOPTIMIZER_ADAM\x10\x02\"q\n\x07\x41ugment\x12\x17\n\x13\x41UGMENT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41UGMENT_NONE\x10\x01\x12\x10\n\x0c\x41UGMENT_FLIP\x10\x02\x12\x10\n\x0c\x41UGMENT_MILD\x10\x03\x12\x17\n\x13\x41UGMENT_CAMERA_TRAP\x10\x04\"S\n\x08Schedule\x12\x18\n\x14SCHEDULE_UNSPECIFIED\x10\x00\x12\x16\n\x12SCHEDULE_ONE_CYCLE\x10\x01\x12\x15\n\x11SCHEDULE_CONSTANT\x10\x02\"=\n\x05Refit\x12\x15\n\x11REFIT_UNSPECIFIED\x10\x00\x12\x0e\n\nREFIT_NONE\x10\x01\x12\r\n\tREFIT_ALL\x10\x02\"`\n\x07Promote\x12\x17\n\x13PROMOTE_UNSPECIFIED\x10\x00\x12\x15\n\x11PROMOTE_IF_BETTER\x10\x01\x12\x12\n\x0ePROMOTE_ALWAYS\x10\x02\x12\x11\n\rPROMOTE_NEVER\x10\x03\x42\x0b\n\t_backboneB\n\n\x08_weightsB\x0b\n\t_image_pxB\r\n\x0b_batch_sizeB\x07\n\x05_seedB\x0c\n\n_val_shareB\r\n\x0b_test_shareB\t\n\x07_groupsB\x0f\n\r_weight_decayB\x10\n\x0e_earliest_rateB\x12\n\x10_label_smoothingB\x13\n\x11_rotation_degreesB\x08\n\x06_mixupB\t\n\x07_cutmixB\x08\n\x06_viewsB\t\n\x07_epochsB\x10\n\x0e_learning_rateB\x06\n\x04_emaB\x0b\n\t_patienceB\x13\n\x11_target_precisionB\t\n\x07_images\"\x87\x02\n\rTrainProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12,\n\tremaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nper_second\x18\x05 \x01(\x01\x12\x0f\n\x07\x66igures\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x05\x12\x13\n\x0b\x65poch_count\x18\x08 \x01(\x05\x12\x17\n\ntrain_loss\x18\t \x01(\x01H\x00\x88\x01\x01\x12+\n\nvalidation\x18\n \x01(\x0b\x32\x17.trapline.v1.EvaluationB\r\n\x0b_train_loss\"m\n\x0bPublication\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\ncomparison\x18\x04 \x01(\x0b\x32\x17.trapline.v1.Comparison\"\xbf\x01\n\nComparison\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bimage_count\x18\x02 \x01(\x03\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x16\n\x0eother_accuracy\x18\x04 \x01(\x01\x12\x1c\n\x14only_new_right_count\x18\x05 \x01(\x03\x12\x1e\n\x16only_other_right_count\x18\x06 \x01(\x03\x12\x0f\n\x07p_value\x18\x07 \x01(\x01\x12\x12\n\nsame_split\x18\x08 \x01(\x08\"\x82\x01\n\x15\x43reateTrainJobRequest\x12(\n\ttrain_job\x18\x01 \x01(\x0b\x32\x15.trapline.v1.TrainJob\x12\x14\n\x0ctrain_job_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\"\n\x12GetTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"j\n\x14ListTrainJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12+\n\x06states\x18\x03 \x03(\x0e\x32\x1b.trapline.v1.TrainJob.State\"[\n\x15ListTrainJobsResponse\x12)\n\ntrain_jobs\x18\x01 \x03(\x0b\x32\x15.trapline.v1.TrainJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x43\x61ncelTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x15\x44\x65leteTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x14WatchTrainJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xd2\x01\n\x15WatchTrainJobResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\ttrain_job\x18\x03 \x01(\x0b\x32\x15.trapline.v1.TrainJobH\x00\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.trapline.v1.TrainProgressH\x00\x12\x12\n\x08sentence\x18\x05 \x01(\tH\x00\x42\x07\n\x05\x65vent\"D\n\x10TrainJobArtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nbyte_count\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\".\n\x1cListTrainJobArtifactsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"Q\n\x1dListTrainJobArtifactsResponse\x12\x30\n\tartifacts\x18\x01 \x03(\x0b\x32\x1d.trapline.v1.TrainJobArtifact\"K\n\x1bReadTrainJobArtifactRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"m\n\x1cReadTrainJobArtifactResponse\x12\x31\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x1d.trapline.v1.TrainJobArtifactH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent2\xce\x05\n\x0cTrainService\x12K\n\x0e\x43reateTrainJob\x12\".trapline.v1.CreateTrainJobRequest\x1a\x15.trapline.v1.TrainJob\x12\x45\n\x0bGetTrainJob\x12\x1f.trapline.v1.GetTrainJobRequest\x1a\x15.trapline.v1.TrainJob\x12V\n\rListTrainJobs\x12!.trapline.v1.ListTrainJobsRequest\x1a\".trapline.v1.ListTrainJobsResponse\x12K\n\x0e\x43\x61ncelTrainJob\x12\".trapline.v1.CancelTrainJobRequest\x1a\x15.trapline.v1.TrainJob\x12L\n\x0e\x44\x65leteTrainJob\x12\".trapline.v1.DeleteTrainJobRequest\x1a\x16.google.protobuf.Empty\x12X\n\rWatchTrainJob\x12!.trapline.v1.WatchTrainJobRequest\x1a\".trapline.v1.WatchTrainJobResponse0\x01\x12n\n\x15ListTrainJobArtifacts\x12).trapline.v1.ListTrainJobArtifactsRequest\x1a*.trapline.v1.ListTrainJobArtifactsResponse\x12m\n\x14ReadTrainJobArtifact\x12(.trapline.v1.ReadTrainJobArtifactRequest\x1a).trapline.v1.ReadTrainJobArtifactResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trapline.v1.train_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRAINJOB']._serialized_start=156
-  _globals['_TRAINJOB']._serialized_end=686
-  _globals['_TRAINJOB_STATE']._serialized_start=558
-  _globals['_TRAINJOB_STATE']._serialized_end=686
-  _globals['_TRAINCONFIG']._serialized_start=689
-  _globals['_TRAINCONFIG']._serialized_end=903
-  _globals['_TRAINPROGRESS']._serialized_start=906
-  _globals['_TRAINPROGRESS']._serialized_end=1088
-  _globals['_CREATETRAINJOBREQUEST']._serialized_start=1091
-  _globals['_CREATETRAINJOBREQUEST']._serialized_end=1221
-  _globals['_GETTRAINJOBREQUEST']._serialized_start=1223
-  _globals['_GETTRAINJOBREQUEST']._serialized_end=1257
-  _globals['_LISTTRAINJOBSREQUEST']._serialized_start=1259
-  _globals['_LISTTRAINJOBSREQUEST']._serialized_end=1320
-  _globals['_LISTTRAINJOBSRESPONSE']._serialized_start=1322
-  _globals['_LISTTRAINJOBSRESPONSE']._serialized_end=1413
-  _globals['_CANCELTRAINJOBREQUEST']._serialized_start=1415
-  _globals['_CANCELTRAINJOBREQUEST']._serialized_end=1452
-  _globals['_DELETETRAINJOBREQUEST']._serialized_start=1454
-  _globals['_DELETETRAINJOBREQUEST']._serialized_end=1491
-  _globals['_WATCHTRAINJOBREQUEST']._serialized_start=1493
-  _globals['_WATCHTRAINJOBREQUEST']._serialized_end=1553
-  _globals['_WATCHTRAINJOBRESPONSE']._serialized_start=1556
-  _globals['_WATCHTRAINJOBRESPONSE']._serialized_end=1746
-  _globals['_TRAINSERVICE']._serialized_start=1749
-  _globals['_TRAINSERVICE']._serialized_end=2244
+  _globals['_TRAINJOB']._serialized_start=188
+  _globals['_TRAINJOB']._serialized_end=880
+  _globals['_TRAINJOB_STATE']._serialized_start=752
+  _globals['_TRAINJOB_STATE']._serialized_end=880
+  _globals['_TRAINCONFIG']._serialized_start=883
+  _globals['_TRAINCONFIG']._serialized_end=2929
+  _globals['_TRAINCONFIG_FIT']._serialized_start=1853
+  _globals['_TRAINCONFIG_FIT']._serialized_end=1950
+  _globals['_TRAINCONFIG_GROUPBY']._serialized_start=1953
+  _globals['_TRAINCONFIG_GROUPBY']._serialized_end=2085
+  _globals['_TRAINCONFIG_BALANCE']._serialized_start=2087
+  _globals['_TRAINCONFIG_BALANCE']._serialized_end=2196
+  _globals['_TRAINCONFIG_OPTIMIZER']._serialized_start=2198
+  _globals['_TRAINCONFIG_OPTIMIZER']._serialized_end=2277
+  _globals['_TRAINCONFIG_AUGMENT']._serialized_start=2279
+  _globals['_TRAINCONFIG_AUGMENT']._serialized_end=2392
+  _globals['_TRAINCONFIG_SCHEDULE']._serialized_start=2394
+  _globals['_TRAINCONFIG_SCHEDULE']._serialized_end=2477
+  _globals['_TRAINCONFIG_REFIT']._serialized_start=2479
+  _globals['_TRAINCONFIG_REFIT']._serialized_end=2540
+  _globals['_TRAINCONFIG_PROMOTE']._serialized_start=2542
+  _globals['_TRAINCONFIG_PROMOTE']._serialized_end=2638
+  _globals['_TRAINPROGRESS']._serialized_start=2932
+  _globals['_TRAINPROGRESS']._serialized_end=3195
+  _globals['_PUBLICATION']._serialized_start=3197
+  _globals['_PUBLICATION']._serialized_end=3306
+  _globals['_COMPARISON']._serialized_start=3309
+  _globals['_COMPARISON']._serialized_end=3500
+  _globals['_CREATETRAINJOBREQUEST']._serialized_start=3503
+  _globals['_CREATETRAINJOBREQUEST']._serialized_end=3633
+  _globals['_GETTRAINJOBREQUEST']._serialized_start=3635
+  _globals['_GETTRAINJOBREQUEST']._serialized_end=3669
+  _globals['_LISTTRAINJOBSREQUEST']._serialized_start=3671
+  _globals['_LISTTRAINJOBSREQUEST']._serialized_end=3777
+  _globals['_LISTTRAINJOBSRESPONSE']._serialized_start=3779
+  _globals['_LISTTRAINJOBSRESPONSE']._serialized_end=3870
+  _globals['_CANCELTRAINJOBREQUEST']._serialized_start=3872
+  _globals['_CANCELTRAINJOBREQUEST']._serialized_end=3909
+  _globals['_DELETETRAINJOBREQUEST']._serialized_start=3911
+  _globals['_DELETETRAINJOBREQUEST']._serialized_end=3948
+  _globals['_WATCHTRAINJOBREQUEST']._serialized_start=3950
+  _globals['_WATCHTRAINJOBREQUEST']._serialized_end=4010
+  _globals['_WATCHTRAINJOBRESPONSE']._serialized_start=4013
+  _globals['_WATCHTRAINJOBRESPONSE']._serialized_end=4223
+  _globals['_TRAINJOBARTIFACT']._serialized_start=4225
+  _globals['_TRAINJOBARTIFACT']._serialized_end=4293
+  _globals['_LISTTRAINJOBARTIFACTSREQUEST']._serialized_start=4295
+  _globals['_LISTTRAINJOBARTIFACTSREQUEST']._serialized_end=4341
+  _globals['_LISTTRAINJOBARTIFACTSRESPONSE']._serialized_start=4343
+  _globals['_LISTTRAINJOBARTIFACTSRESPONSE']._serialized_end=4424
+  _globals['_READTRAINJOBARTIFACTREQUEST']._serialized_start=4426
+  _globals['_READTRAINJOBARTIFACTREQUEST']._serialized_end=4501
+  _globals['_READTRAINJOBARTIFACTRESPONSE']._serialized_start=4503
+  _globals['_READTRAINJOBARTIFACTRESPONSE']._serialized_end=4612
+  _globals['_TRAINSERVICE']._serialized_start=4615
+  _globals['_TRAINSERVICE']._serialized_end=5333
 # @@protoc_insertion_point(module_scope)

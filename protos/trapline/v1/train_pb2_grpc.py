@@ -28,8 +28,8 @@ if _version_not_supported:
 
 class TrainServiceStub(object):
     """Runs train jobs from a queue, as many at once as the operator allows. A job
-    outlives the call that created it: poll it with `GetTrainJob` or follow it
-    with `WatchTrainJob`.
+    outlives the call that created it, and the service's process too: poll it
+    with `GetTrainJob` or follow it with `WatchTrainJob`.
     """
 
     def __init__(self, channel):
@@ -68,12 +68,22 @@ class TrainServiceStub(object):
                 request_serializer=trapline_dot_v1_dot_train__pb2.WatchTrainJobRequest.SerializeToString,
                 response_deserializer=trapline_dot_v1_dot_train__pb2.WatchTrainJobResponse.FromString,
                 _registered_method=True)
+        self.ListTrainJobArtifacts = channel.unary_unary(
+                '/trapline.v1.TrainService/ListTrainJobArtifacts',
+                request_serializer=trapline_dot_v1_dot_train__pb2.ListTrainJobArtifactsRequest.SerializeToString,
+                response_deserializer=trapline_dot_v1_dot_train__pb2.ListTrainJobArtifactsResponse.FromString,
+                _registered_method=True)
+        self.ReadTrainJobArtifact = channel.unary_stream(
+                '/trapline.v1.TrainService/ReadTrainJobArtifact',
+                request_serializer=trapline_dot_v1_dot_train__pb2.ReadTrainJobArtifactRequest.SerializeToString,
+                response_deserializer=trapline_dot_v1_dot_train__pb2.ReadTrainJobArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class TrainServiceServicer(object):
     """Runs train jobs from a queue, as many at once as the operator allows. A job
-    outlives the call that created it: poll it with `GetTrainJob` or follow it
-    with `WatchTrainJob`.
+    outlives the call that created it, and the service's process too: poll it
+    with `GetTrainJob` or follow it with `WatchTrainJob`.
     """
 
     def CreateTrainJob(self, request, context):
@@ -99,15 +109,17 @@ class TrainServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelTrainJob(self, request, context):
-        """Asks a pending or running job to stop; it does at the end of its current
-        step. Fails with FAILED_PRECONDITION for a job that has ended.
+        """Asks a job to stop. A pending one is cancelled at once, a running one within
+        seconds: follow it to see it end. Asking again changes nothing. Fails with
+        FAILED_PRECONDITION for a job that has ended in another way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTrainJob(self, request, context):
-        """Forgets a job that has ended. The model it exported stays.
+        """Deletes a job that has ended, with its events and artifacts. What it
+        published stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,8 +127,23 @@ class TrainServiceServicer(object):
 
     def WatchTrainJob(self, request, context):
         """Follows a job. The first message is the job as it stands; then come its
-        events, oldest first; the last is the job in its final state, and the
-        stream ends with OK. Leaving the stream does not touch the job.
+        events, oldest first; after the one that tells its end the stream ends with
+        OK. Leaving the stream does not touch the job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrainJobArtifacts(self, request, context):
+        """Lists the files that a job has made so far, by path.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadTrainJobArtifact(self, request, context):
+        """Reads one file of a job. The first message describes it, those after it hold
+        its bytes in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +182,16 @@ def add_TrainServiceServicer_to_server(servicer, server):
                     request_deserializer=trapline_dot_v1_dot_train__pb2.WatchTrainJobRequest.FromString,
                     response_serializer=trapline_dot_v1_dot_train__pb2.WatchTrainJobResponse.SerializeToString,
             ),
+            'ListTrainJobArtifacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrainJobArtifacts,
+                    request_deserializer=trapline_dot_v1_dot_train__pb2.ListTrainJobArtifactsRequest.FromString,
+                    response_serializer=trapline_dot_v1_dot_train__pb2.ListTrainJobArtifactsResponse.SerializeToString,
+            ),
+            'ReadTrainJobArtifact': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadTrainJobArtifact,
+                    request_deserializer=trapline_dot_v1_dot_train__pb2.ReadTrainJobArtifactRequest.FromString,
+                    response_serializer=trapline_dot_v1_dot_train__pb2.ReadTrainJobArtifactResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'trapline.v1.TrainService', rpc_method_handlers)
@@ -165,8 +202,8 @@ def add_TrainServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TrainService(object):
     """Runs train jobs from a queue, as many at once as the operator allows. A job
-    outlives the call that created it: poll it with `GetTrainJob` or follow it
-    with `WatchTrainJob`.
+    outlives the call that created it, and the service's process too: poll it
+    with `GetTrainJob` or follow it with `WatchTrainJob`.
     """
 
     @staticmethod
@@ -321,6 +358,60 @@ class TrainService(object):
             '/trapline.v1.TrainService/WatchTrainJob',
             trapline_dot_v1_dot_train__pb2.WatchTrainJobRequest.SerializeToString,
             trapline_dot_v1_dot_train__pb2.WatchTrainJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrainJobArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trapline.v1.TrainService/ListTrainJobArtifacts',
+            trapline_dot_v1_dot_train__pb2.ListTrainJobArtifactsRequest.SerializeToString,
+            trapline_dot_v1_dot_train__pb2.ListTrainJobArtifactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadTrainJobArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trapline.v1.TrainService/ReadTrainJobArtifact',
+            trapline_dot_v1_dot_train__pb2.ReadTrainJobArtifactRequest.SerializeToString,
+            trapline_dot_v1_dot_train__pb2.ReadTrainJobArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,
