@@ -189,7 +189,7 @@ def run_of(setup: Setup, work: Path) -> Row:
         world=World(),
         checkpoint=_NOWHERE,
         say=lambda _sentence: None,
-        report=lambda _done, _total, _figures: None,
+        report=lambda _event: None,
         each=each,
     )
     return {

@@ -33,7 +33,7 @@ def with_chosen_fit(
             data.groups(positions),
             balance=plan["balance"],
             seed=setting.config.seed,
-            report=setting.progress(f"head {fit}"),
+            report=setting.progress(f"head {fit}", unit="fits"),
         ).seen
     chosen, scores = setting.world.told(choose_fit(seen, data.groups(positions)))
     setting.report.say(table(chosen, scores))
@@ -102,7 +102,7 @@ def frozen_head(
                 data.groups(positions),
                 balance=plan["balance"],
                 seed=setting.config.seed,
-                report=setting.progress("head"),
+                report=setting.progress("head", unit="fits"),
             )
             _write_head(path, head)
         head = world.told(head)

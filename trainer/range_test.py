@@ -23,7 +23,7 @@ def range_test(setting: Setting, data: Data, plan: dict[str, Any], features: NDA
         plan=training_plan(setting.config, plan),
         device=setting.device,
         world=setting.world,
-        report=setting.progress("range test"),
+        report=setting.progress("range test", unit="steps"),
     )
 
 

@@ -37,6 +37,6 @@ class Setting:
         """The folder of what resuming needs."""
         return self.folder / "checkpoint"
 
-    def progress(self, phase: str) -> Callable[[int, int], None]:
+    def progress(self, phase: str, *, unit: str = "images") -> Callable[[int, int], None]:
         """Tells how far a phase is."""
-        return lambda done, total: self.report.progress(Progress(phase=phase, done=done, total=total))
+        return lambda done, total: self.report.progress(Progress(phase=phase, done=done, total=total, unit=unit))

@@ -170,9 +170,7 @@ def _unfrozen(setting: Setting, data: Data, plan: dict[str, Any]) -> list[Epoch]
             world=setting.world,
             checkpoint=setting.checkpoint,
             say=setting.report.say,
-            report=lambda done, total, figures: setting.report.progress(
-                Progress(phase="fine-tune", done=done, total=total, figures=figures)
-            ),
+            report=setting.report.progress,
             each=lambda row: events.epoch(row, step=row.epoch * steps),
             taken=lambda step, loss, rate: events.step(step, loss=loss, rate=rate),
             answered=lambda epoch, predicted: first_epochs.keep(setting, data, epoch, predicted),

@@ -187,8 +187,8 @@ PLAN = Plan(epochs=3, batch_size=8, learning_rate=1e-3, patience=5, seed=4, chec
 def train(folder, *, stop_after=None, plan=PLAN):
     """Trains with one process's event file; stops after that many steps, as a kill would."""
 
-    def report(done, _total, _figures):
-        if done == stop_after:
+    def report(event):
+        if event.done == stop_after:
             raise Stopped
 
     torch.manual_seed(0)

@@ -44,7 +44,7 @@ def train(
     network=None,
     train_part=None,
     validation=None,
-    report=lambda *_event: None,
+    report=lambda _event: None,
     told=None,
     each=lambda _row: None,
 ):
@@ -84,8 +84,8 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, plan, seconds):
     plan = replace(plan, checkpoint_seconds=seconds)
     whole, history = train(tmp_path / "whole", plan)
 
-    def stop(done, _total, figures):
-        if done == 5 and figures.startswith("epoch"):
+    def stop(event):
+        if event.done == 5:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -99,13 +99,13 @@ def test_a_checkpoint_inside_an_epoch_saves_its_steps(tmp_path):
     """With a checkpoint after each step, only the step that was stopped is taken again."""
     plan, taken = replace(PLAN, checkpoint_seconds=0.0), []
 
-    def stop(done, _total, figures):
-        if done == 5 and figures.startswith("epoch 3"):
+    def stop(event):
+        if event.done == 5:
             raise Stopped
 
     with pytest.raises(Stopped):
         train(tmp_path, plan, report=stop)
-    train(tmp_path, plan, report=lambda done, _total, _figures: taken.append(done))
+    train(tmp_path, plan, report=lambda event: taken.append(event.done))
     assert taken == [5, 6, 6]
 
 
@@ -187,16 +187,41 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):
     assert "no checkpoint was written" in told[0]
 
 
+@pytest.mark.parametrize("balance", ["none", "loss"])
+def test_progress_tells_the_figures(tmp_path, balance):
+    """Each step's epoch and loss; after an epoch what validation gave, of every image alike."""
+    events, validation = [], part(11, 1)
+    network, history = train(
+        tmp_path, replace(PLAN, balance=balance, ema_decay=0.0), validation=validation, report=events.append
+    )
+    assert [(event.done, event.epoch) for event in events] == [
+        (1, 1), (2, 1), (2, 1), (3, 2), (4, 2), (4, 2), (5, 3), (6, 3), (6, 3)
+    ]  # fmt: skip
+    assert {(event.phase, event.unit, event.total, event.epoch_count) for event in events} == {
+        ("fine-tune", "steps", 6, 3)
+    }
+    assert [event.validation and event.validation.epoch for event in events] == [None, None, 1, 1, 1, 2, 2, 2, 3]
+    assert events[0].figures == f"epoch 1 of 3, loss {events[0].train_loss:.3f}"
+    last = events[-1].validation
+    assert last.loss == pytest.approx(history[-1].validation_loss)
+    assert events[-1].figures.endswith(f", validation {last.accuracy:.1%} loss {last.loss:.3f}")
+    if best_epoch(history).epoch == 3:
+        right = predict(network, validation, batch_size=8, device=CPU).argmax(axis=1) == validation.targets
+        assert last.accuracy == pytest.approx(right.mean())
+        assert last.balanced_accuracy == pytest.approx((right[::2].mean() + right[1::2].mean()) / 2)
+    assert last.image_count == 11
+
+
 def test_a_checkpoint_after_failed_ones_is_whole(tmp_path):
     """Where nothing could be written at first, the first checkpoint that can be has all that going on needs."""
     plan, blocked = replace(PLAN, checkpoint_seconds=0.0), tmp_path / "blocked"
     whole, history = train(tmp_path / "whole", plan)
     blocked.write_text("a file, where the folder should be")
 
-    def report(done, _total, figures):
-        if done == 3 and blocked.is_file():
+    def report(event):
+        if event.done == 3 and blocked.is_file():
             blocked.unlink()
-        if done == 5 and figures.startswith("epoch"):
+        if event.done == 5:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -213,11 +238,11 @@ def test_a_position_is_never_newer_than_the_best_weights(tmp_path, monkeypatch):
     plan, path = replace(PLAN, checkpoint_seconds=0.0), tmp_path / "run" / "best.safetensors"
     whole, history = train(tmp_path / "whole", plan)
 
-    def report(done, _total, figures):
-        if done == 1:
+    def report(event):
+        if event.done == 1:
             path.rename(tmp_path / "before")
             path.mkdir()
-        if done == 5 and figures.startswith("epoch"):
+        if event.done == 5:
             raise Stopped
 
     with pytest.raises(Stopped):

@@ -99,7 +99,7 @@ def test_fine_tuning_tells_what_validation_was_taken_for(tmp_path):
         world=World(),
         checkpoint=tmp_path,
         say=lambda _sentence: None,
-        report=lambda *_event: None,
+        report=lambda _event: None,
         each=rows.append,
         answered=lambda epoch, predicted: told.append((epoch, predicted.tolist())),
     )

@@ -64,7 +64,7 @@ def trained(network, folder, *, plan=PLAN):
         world=World(),
         checkpoint=folder,
         say=lambda _sentence: None,
-        report=lambda *_event: None,
+        report=lambda _event: None,
     )
 
 

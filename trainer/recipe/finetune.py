@@ -6,6 +6,7 @@ weights averaged over steps. After each epoch validation decides whether its wei
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..backbone import Backbone
 from ..errors import TrainerError
+from ..progress import Progress, Validation
 from ..world import World
 from . import checkpoint as saved
 from .history import Epoch, beats, best_epoch
@@ -23,6 +25,9 @@ from .part import Part, losses, predict
 from .plan import Plan
 from .schedule import WARM_UP_SHARE
 from .steps import NotFinite, Steps
+
+# Steps whose mean loss is told: one batch's alone leaps.
+_TOLD_STEPS = 20
 
 Seen = dict[str, NDArray[np.float64]]
 #: Told an epoch's number and the best class of each validation image, int64 [images].
@@ -41,7 +46,7 @@ def finetune(
     world: World,
     checkpoint: Path,
     say: Callable[[str], None],
-    report: Callable[[int, int, str], None],
+    report: Callable[[Progress], None],
     each: Callable[[Epoch], None] = lambda _row: None,
     taken: Taken = lambda _step, _loss, _rate: None,
     answered: Answered = lambda _epoch, _predicted: None,
@@ -57,7 +62,7 @@ def finetune(
         world: The processes that train together.
         checkpoint: Folder for the state; a state found there is gone on from.
         say: Told what a person should know.
-        report: Told steps done, steps in all and the latest figures in words.
+        report: Told each step, and each epoch's end with its figures.
         each: Told each new row of the history, epoch 0 too, while the network has that epoch's weights and before a
             checkpoint has the row.
         taken: Told each step, likewise.
@@ -81,12 +86,11 @@ def finetune(
         if loop.patience_lost(epoch):
             break
         try:
-            row = loop.epoch(epoch, report=report, each=told, taken=taken)
+            loop.epoch(epoch, report=report, each=told, taken=taken)
         except NotFinite as error:
             loop.give_up(epoch, error)
             break
-        figures = f"validation {row.validation_accuracy:.1%} loss {row.validation_loss:.3f}"
-        report(epoch * loop.steps.count, plan.epochs * loop.steps.count, figures)
+        report(loop.progress(epoch, epoch * loop.steps.count))
     backbone.network.load_state_dict(loop.best)
     return loop.position.history
 
@@ -111,6 +115,8 @@ class _Loop:
         self._full_disk_told = False
         #: Best class of each validation image, as it was last asked.
         self.predicted = np.empty(0, np.int64)
+        self._validation_figures: Validation | None = None
+        self._last_losses: deque[float] = deque(maxlen=_TOLD_STEPS)
         #: What the next position on the disk relies on and is not there yet.
         self._owed: dict[str, Callable[[], None]] = {}
         self.steps = Steps(backbone, train, plan=plan, device=device, world=world)
@@ -141,11 +147,11 @@ class _Loop:
         self,
         epoch: int,
         *,
-        report: Callable[[int, int, str], None],
+        report: Callable[[Progress], None],
         each: Callable[[Epoch], None],
         taken: Taken,
-    ) -> Epoch:
-        """One pass over the training images and one over validation; gives the history's new row."""
+    ) -> None:
+        """One pass over the training images and one over validation; adds a row to the history."""
         plan, steps, position = self._plan, self.steps, self.position
         order, history, loss_sum = steps.order(epoch), position.history, position.loss_sum
         steps.train_mode()
@@ -155,7 +161,8 @@ class _Loop:
             begin, end = (len(order) * (step + bound) // steps.count for bound in (0, 1))
             loss_sum += value * (end - begin)
             taken((epoch - 1) * steps.count + step + 1, value, steps.rate(epoch, step))
-            report((epoch - 1) * steps.count + step + 1, plan.epochs * steps.count, f"epoch {epoch} loss {value:.3f}")
+            self._last_losses.append(value)
+            report(self.progress(epoch, (epoch - 1) * steps.count + step + 1))
             if self._world.first and time.monotonic() - written >= plan.checkpoint_seconds:
                 here = replace(position, epoch=epoch, step=step + 1, loss_sum=loss_sum)
                 self._write(here)
@@ -163,6 +170,7 @@ class _Loop:
         rate = steps.rate(epoch, steps.count - 1)
         with steps.averaged_weights():
             seen, lowest = self._seen(), position.lowest
+            self._validation_figures = self._figures(epoch, seen)
             if lowest is None or seen["losses"].mean() < lowest.mean():
                 lowest = seen["losses"]
             row = _row(seen, self._start, lowest, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
@@ -173,7 +181,27 @@ class _Loop:
             each(row)
         self.position = saved.Position(epoch=epoch + 1, step=0, loss_sum=0.0, history=[*history, row], lowest=lowest)
         self._write(self.position)
-        return row
+
+    def progress(self, epoch: int, done: int) -> Progress:
+        """How far training is after `done` steps of all, in `epoch`."""
+        # Gone on from an epoch's last step, this process has taken none yet.
+        loss = float(np.mean(self._last_losses)) if self._last_losses else self.position.history[-1].train_loss
+        validation, figures = self._validation_figures, f"epoch {epoch} of {self._plan.epochs}"
+        if loss is not None:
+            figures += f", loss {loss:.3f}"
+        if validation is not None:
+            figures += f", validation {validation.accuracy:.1%} loss {validation.loss:.3f}"
+        return Progress(
+            phase="fine-tune",
+            done=done,
+            total=self._plan.epochs * self.steps.count,
+            unit="steps",
+            figures=figures,
+            epoch=epoch,
+            epoch_count=self._plan.epochs,
+            train_loss=loss,
+            validation=validation,
+        )
 
     def give_up(self, epoch: int, error: NotFinite) -> None:
         """Ends the stage with the best weights so far, where anything had been learned."""
@@ -199,6 +227,19 @@ class _Loop:
             counts = np.bincount(part.targets)
             weights = len(part.targets) / (np.count_nonzero(counts) * counts[part.targets])
         return {"losses": losses(rows, part.targets) * weights, "right": right * weights}
+
+    def _figures(self, epoch: int, seen: Seen) -> Validation:
+        """What is told of the validation images as they were last asked; `balance` weighs in the loss alone."""
+        targets = self._validation.targets
+        right, counts = self.predicted == targets, np.bincount(targets)
+        shares = np.bincount(targets, weights=right)[counts > 0] / counts[counts > 0]
+        return Validation(
+            epoch=epoch,
+            loss=float(seen["losses"].mean()),
+            accuracy=float(right.mean()),
+            balanced_accuracy=float(shares.mean()),
+            image_count=len(targets),
+        )
 
     def _write_best(self) -> None:
         self._owed["best"] = lambda: saved.save_best(self._checkpoint, self.best)

@@ -58,7 +58,7 @@ def write_pictures(
     notes: list[str] = []
 
     def tell(done: int) -> None:
-        report.progress(Progress(phase="pictures", done=done, total=4))
+        report.progress(Progress(phase="pictures", done=done, total=4, unit="pictures"))
 
     tell(0)
     if images:

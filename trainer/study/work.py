@@ -108,7 +108,8 @@ def _points(
         points.append(point)
         write_csv(points, tested, folder / "study.csv")
         figures = f"{task.size}-{task.repeat}: {point.figures['accuracy']:.1%}"
-        report.progress(Progress(phase="study", done=len(points), total=len(wanted), figures=figures))
+        event = Progress(phase="study", done=len(points), total=len(wanted), unit="points", figures=figures)
+        report.progress(event)
     return points
 
 
