@@ -5,15 +5,15 @@ import re
 import grpc
 import pytest
 
-from server.logs import JsonLines
 from trapline.request_id import REQUEST_ID_KEY, is_request_id, new_request_id
+from trapline.service.logs import JsonLines
 
 TOKEN = "bearer-of-good-news"
 
 
 @pytest.fixture(autouse=True)
 def _info_is_kept(caplog):
-    caplog.set_level(logging.INFO, "server")
+    caplog.set_level(logging.INFO)
 
 
 def event(message: str, *values: object, error: BaseException | None = None) -> dict:
@@ -173,7 +173,7 @@ async def test_a_fault_has_one_id_in_all_places(kit, models, caplog):
 
 async def test_nothing_of_the_caller_is_logged(kit, models, caplog):
     """No byte of an image, no token, and no name that the server does not know, in any line of any level."""
-    caplog.set_level(logging.DEBUG, "server")
+    caplog.set_level(logging.DEBUG)
     secret = b"GPS 47.11 N"
     async with kit.running(models) as (_, stubs):
         for request in (

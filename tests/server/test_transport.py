@@ -29,7 +29,7 @@ def files(tmp_path, certificates):
 @pytest.fixture
 def looks_always(monkeypatch):
     """Files are looked at each time, not only once a second."""
-    monkeypatch.setattr("server.watched.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("trapline.service.watched.LOOK_SECONDS", 0.0)
 
 
 def secure(address: str, authority) -> grpc.aio.Channel:
@@ -285,9 +285,9 @@ async def test_refusals_of_the_admins_address_say_where_to_go(kit, models):
 def test_files_are_watched_by_signature(tmp_path, monkeypatch):
     """A change while a file is read is seen at the next look: what was read then is not kept for good."""
     from server.metrics import Metrics
-    from server.watched import Watched
+    from trapline.service.watched import Watched
 
-    monkeypatch.setattr("server.watched.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("trapline.service.watched.LOOK_SECONDS", 0.0)
     path, state = tmp_path / "file", SimpleNamespace(meddles=False)
     path.write_text("one")
 
