@@ -1,20 +1,17 @@
 """Around every call: strangers are refused unread, refusals become statuses, each call leaves a line and its counts."""
 
 import asyncio
-import contextlib
 import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
-from grpc_status import rpc_status
 from prometheus_client import Counter, Histogram
 
-from trapline.errors import Refusal, RequestInvalid, reason_name, to_status
+from trapline.errors import Refusal, reason_name
 from trapline.request_id import REQUEST_ID_KEY
 
 from .authentication import Authentication
@@ -24,15 +21,12 @@ from .errors import as_refusal
 from .gate import Gate
 from .metrics import ServiceMetrics
 from .tracing import Tracing
+from .wire import abort, parsed, quiet, tolerant, whole, writing
 
 _log = logging.getLogger(__name__)
 _OURS = "/trapline."
 # A call's task waits for this: what a request and gRPC's context become.
 _Work = Callable[[Any, Any], Awaitable[Any]]
-
-
-class _Malformed:
-    """Stands for a message that is no protobuf of the method's type."""
 
 
 class _Method:
@@ -119,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return _Method(path, self._metrics, streams=False)
         method = _Method(path, self._metrics, streams=bool(handler.response_streaming))
-        method.handler = self._wrapped(method, handler) if path.startswith(_OURS) else _quiet(handler)
+        method.handler = self._wrapped(method, handler) if path.startswith(_OURS) else quiet(handler)
         return method
 
     def _refusing(self, method: _Method, refusal: Refusal) -> "grpc.RpcMethodHandler[Any, Any]":
@@ -135,18 +129,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(self._around(method, refuse, read=_as_it_is))
 
     def _wrapped(self, method: _Method, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # as above
-        parse, serialize = _tolerant(handler.request_deserializer), handler.response_serializer
+        parse, serialize = tolerant(handler.request_deserializer), handler.response_serializer
         if not method.streams:
             # Serialised in here, where a failure is told in our words.
-            serve = self._around(method, handler.unary_unary, read=_whole, serialize=serialize)
+            serve = self._around(method, handler.unary_unary, read=whole, serialize=serialize)
             return grpc.unary_unary_rpc_method_handler(serve, parse)
         work = handler.stream_stream or handler.unary_stream
         if inspect.isasyncgenfunction(work):
-            work = _writing(work)
+            work = writing(work)
         if handler.request_streaming:
-            serve = self._around(method, work, read=_parsed)
+            serve = self._around(method, work, read=parsed)
             return grpc.stream_stream_rpc_method_handler(serve, parse, serialize)
-        serve = self._around(method, work, read=_whole)
+        serve = self._around(method, work, read=whole)
         return grpc.unary_stream_rpc_method_handler(serve, parse, serialize)
 
     def _around(
@@ -176,7 +170,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     code, reason = refusal.code, reason_name(refusal)
                     call.note_error(refusal)
                     try:
-                        await _abort(context, refusal, (REQUEST_ID_KEY, call.request_id))
+                        await abort(context, refusal, (REQUEST_ID_KEY, call.request_id))
                     finally:
                         del refusal  # whose traceback refers to this frame: only the collector would free the call
                 finally:
@@ -212,89 +206,10 @@ def _tell(call: Call, caller: str, peer: str, *, code: str, reason: str, seconds
         _log.info(words, *shared, *values)
 
 
-def _quiet(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
-    """A handler of health or reflection whose faults leave in our words: gRPC would send the exception's own text."""
-    parse, serialize = _tolerant(handler.request_deserializer), handler.response_serializer
-
-    async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # messages of any method
-        async with _refusing_faults(context):
-            return await (handler.unary_stream or handler.unary_unary)(_whole(request), context)
-
-    async def answers(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: ANN401  # the same
-        async with _refusing_faults(context):
-            async for response in handler.stream_stream(_parsed(requests), context):
-                yield response
-
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(answers, parse, serialize)
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(answer, parse, serialize)
-    return grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
-
-
-@contextlib.asynccontextmanager
-async def _refusing_faults(context: Any) -> AsyncIterator[None]:  # noqa: ANN401  # gRPC's context of any method
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise  # answered already
-    except Exception as error:  # noqa: BLE001  # whatever it was, the caller gets a status and the log the rest
-        await _abort(context, as_refusal(error))
-
-
-async def _abort(context: Any, refusal: Refusal, *more: tuple[str, str]) -> None:  # noqa: ANN401  # gRPC's context of any method
-    status = rpc_status.to_status(to_status(refusal))
-    trailers = (*status.trailing_metadata, *more)
-    if refusal.retry_seconds is not None:
-        # gRPC's own retries wait for this long instead of their back-off.
-        trailers += (("grpc-retry-pushback-ms", str(round(refusal.retry_seconds * 1000))),)
-    try:
-        await context.abort(status.code, status.details, trailers)
-    except grpc.aio.AbortError as aborted:
-        # gRPC keeps it with the call's context and raises it again at the end. With its traceback, or the error that
-        # it was raised in place of, it would keep the request, too, until the garbage collector comes.
-        aborted.__traceback__ = aborted.__context__ = None
-
-
 def _cancelled_code(context: Any) -> grpc.StatusCode:  # noqa: ANN401  # gRPC's context of any method
     left = context.time_remaining()
     return grpc.StatusCode.DEADLINE_EXCEEDED if left is not None and left <= 0 else grpc.StatusCode.CANCELLED
 
 
-def _tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """`parse` that marks garbage instead of raising: gRPC would answer UNKNOWN, and log a traceback a message."""
-
-    def parse_or_mark(data: bytes) -> Any:  # noqa: ANN401  # messages of any method
-        try:
-            return parse(data)
-        except DecodeError:
-            return _Malformed()
-
-    return parse_or_mark
-
-
-def _whole(request: Any) -> Any:  # noqa: ANN401  # messages of any method
-    if isinstance(request, _Malformed):
-        raise RequestInvalid("the message is not one of this method's type; build it from trapline.v1")
-    return request
-
-
-async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _whole(request)
-
-
 def _as_it_is(request: Any) -> Any:  # noqa: ANN401  # messages of any method
     return request
-
-
-def _writing(generate: Callable[[Any, Any], AsyncGenerator[Any, None]]) -> _Work:
-    """An async generator of answers as a coroutine that writes them."""
-
-    async def write_all(request: Any, context: Any) -> None:  # noqa: ANN401  # messages of any method
-        # Closed at once when the caller leaves, not when the collector finds it.
-        async with contextlib.aclosing(generate(request, context)) as answers:
-            async for answer in answers:
-                await context.write(answer)
-
-    return write_all
