@@ -5,7 +5,8 @@ python docs/metrics.py
 
 from pathlib import Path
 
-from server.metrics import Declared, Metrics
+from server.metrics import Metrics
+from trapline.service.metrics import Declared
 
 PAGE = Path(__file__).with_suffix(".md")
 _TOP = """\

@@ -1,7 +1,8 @@
 """Makes the Python stubs beside the .proto files, and lints the .proto files.
 
 `python protos/generate.py` writes the stubs; `--out DIR` writes them elsewhere (the test compares them with the
-committed ones); `--lint` runs `buf lint` and `buf format`.
+committed ones); `--lint` runs `buf lint`, `buf format` and, against the released descriptor, `buf breaking`;
+`--release` makes the descriptor of the files as they are the released one, which a new version of Trapline does.
 
 Generated code refuses a protobuf or grpcio runtime older than its compiler, so the stubs are made with the OLDEST
 toolchain that Trapline supports, in an environment of its own. These pins are the lower bounds in pyproject.toml.
@@ -17,6 +18,8 @@ from pathlib import Path
 
 TOOLCHAIN = ("grpcio-tools==1.66.2", "mypy-protobuf==3.6.0", "protobuf==5.29.6", "setuptools<80")
 ROOT = Path(__file__).parent
+#: What was released last, as a serialised FileDescriptorSet: new .proto files may only add to it.
+RELEASED = ROOT / "released.binpb"
 PROTO_FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("trapline/v1/*.proto"))
 
 
@@ -45,16 +48,27 @@ def generate(out: Path) -> None:
         path.unlink()
 
 
-def lint() -> None:
-    """Runs `buf lint` and `buf format` over a copy that has the imported google/rpc files beside it."""
-    buf = Path(sys.executable).parent / "buf"
+def buf(*arguments: str | Path) -> None:
+    """Runs buf where a copy of the .proto files has the imported google/rpc files beside it, on ours alone."""
+    program = Path(sys.executable).parent / "buf"
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "protos"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("*.py*", "__pycache__"))
         shutil.copytree(common_protos() / "google" / "rpc", copy / "google" / "rpc")
-        only_ours = ["--path", str(copy / "trapline")]
-        subprocess.run([buf, "lint", copy, *only_ours], check=True)
-        subprocess.run([buf, "format", "--diff", "--exit-code", copy, *only_ours], check=True)
+        # Relative, as the paths in a descriptor are.
+        subprocess.run([program, *arguments, "--path", "trapline"], check=True, cwd=copy)
+
+
+def lint() -> None:
+    """Lints the .proto files, and refuses what would break who speaks the released ones."""
+    buf("lint")
+    buf("format", "--diff", "--exit-code")
+    buf("breaking", "--against", RELEASED)
+
+
+def release() -> None:
+    """Writes the released descriptor."""
+    buf("build", "--exclude-source-info", "-o", RELEASED)
 
 
 def main() -> None:
@@ -62,9 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT, help="folder to write the stubs under")
     parser.add_argument("--lint", action="store_true", help="lint the .proto files instead")
+    parser.add_argument("--release", action="store_true", help="release the .proto files as they are instead")
     arguments = parser.parse_args()
     if arguments.lint:
         lint()
+    elif arguments.release:
+        release()
     else:
         arguments.out.mkdir(parents=True, exist_ok=True)
         generate(arguments.out.resolve())

@@ -1,46 +1,46 @@
 """Builds the server from its config, starts it, drains it, stops it. Nothing is global: tests call the same `build`."""
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from trapline.errors import TraplineError
 from trapline.processors import thread_count
+from trapline.service.drain import drain
+from trapline.service.gate import Gate
+from trapline.service.metrics import MetricsPage
+from trapline.service.tracing import Tracing, exporter_to
+from trapline.service.transport import Doors
+from trapline.v1 import classify_pb2_grpc, model_pb2_grpc
 
+from .access import ACCESS, ADMIN_SERVICES, CLASSIFY_SERVICE, MODEL_SERVICE
 from .batcher import Batcher
+from .calls import Call
 from .classify_service import ClassifyService
 from .config import MIB, ModelOptions, ServerConfig
 from .decoding import Decoding
 from .device import choose_device, device_works
-from .gate import Gate
 from .health import Health
 from .images import Images
 from .lanes import Lanes
-from .metrics import Metrics, MetricsPage
+from .metrics import Metrics
 from .model_service import ModelService
 from .models import Models
 from .pace import Pace
 from .places import QueueLimits
 from .precision import choose
 from .repository import Repository
-from .services import add_services
 from .session import Runtime, Session, read_file
-from .tracing import Tracing, exporter_to
-from .transport import Doors
 from .trial import try_out
 
 _log = logging.getLogger(__name__)
 
 #: How often `--watch` looks into the repository.
 WATCH_SECONDS = 2.0
-# How long single calls are still taken after health said NOT_SERVING, so that balancers see it before they are refused.
-_NOTICE_SECONDS = 1.0
-# How long answers that were handed to gRPC get to reach the wire, where only a watcher keeps the server open.
-_FLUSH_SECONDS = 0.25
 
 
 class Server:
@@ -74,7 +74,16 @@ class Server:
         self._stopping, self._tracing = stopping, tracing
         self._page: MetricsPage | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.doors = Doors(config, gate=self._gate, metrics=metrics, tracing=tracing)
+        self.doors = Doors(
+            config,
+            access=ACCESS,
+            admin_services=ADMIN_SERVICES,
+            max_message_bytes=config.max_message_mib * MIB,
+            gate=gate,
+            metrics=metrics,
+            tracing=tracing,
+            call_kind=Call,
+        )
 
     async def start(self) -> None:
         """Binds, and answers health with NOT_SERVING; calls get MODEL_LOADING until `load` is done.
@@ -86,9 +95,11 @@ class Server:
         window = max(32, 4 * self.config.max_batch)
         classify = ClassifyService(self._images, self._gate, stream_window=window)
         models = ModelService(self.models, self.config)
-        add_services(
-            self.doors, classify=classify, models=models, health=self.health.servicer, reflected=self.config.reflection
-        )
+        services = {
+            CLASSIFY_SERVICE: partial(classify_pb2_grpc.add_ClassifyServiceServicer_to_server, classify),
+            MODEL_SERVICE: partial(model_pb2_grpc.add_ModelServiceServicer_to_server, models),
+        }
+        self.doors.add(self.health.servicer, services)
         if self.config.metrics:
             self._page = MetricsPage(self.config.metrics, self.metrics)
             self.metrics_listen = self._page.address
@@ -110,38 +121,10 @@ class Server:
             self._tasks.append(asyncio.create_task(self._watch()))
 
     async def drain(self) -> int:
-        """Ends in order, within `drain_seconds`; gives the number of calls that it had to cut off.
-
-        Health says NOT_SERVING at once and streams wind down. Single calls are still taken for a moment, so that
-        balancers notice before anyone is refused. Then nothing new is taken, and what is under way is answered.
-        """
-        _log.info("event=drain_began calls=%d", self._gate.call_count)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self.config.drain_seconds
-        self._gate.winding_down.set()
-        await self.health.tell()
-        await asyncio.sleep(min(_NOTICE_SECONDS, self.config.drain_seconds / 4))
-        self._gate.close()
-        # gRPC turns new calls away and tells clients to leave, while what is under way goes on.
-        left = max(0.0, end - loop.time())
-        closing = asyncio.create_task(self.doors.stop(left + 1))
-        with contextlib.suppress(TimeoutError):  # what is then still under way is cut off, and counted
-            await asyncio.wait_for(self._all_answered(), left)
-        cut_off = self._gate.call_count
-        # Health watches never end by themselves: answers handed to gRPC get a moment to leave, then it closes.
-        await self.doors.stop(None if cut_off else _FLUSH_SECONDS)
-        await closing
+        """Ends in order, within `drain_seconds`; gives the number of calls that it had to cut off."""
+        cut_off = await drain(self.doors, self._gate, tell=self.health.tell, seconds=self.config.drain_seconds)
         await self.stop()
-        _log.info("event=drain_ended calls_cut_off=%d", cut_off)
         return cut_off
-
-    async def _all_answered(self) -> None:
-        """Waits until no call is under way, nor one that gRPC had taken already and hands over only now."""
-        while True:
-            await self._gate.empty()
-            await asyncio.sleep(_FLUSH_SECONDS)
-            if not self._gate.call_count:
-                return
 
     async def stop(self) -> None:
         """Ends at once: calls under way are cancelled. A second time does nothing."""
@@ -234,7 +217,7 @@ def build(
         gate=gate,
         health=Health(models, lanes, gate, changed=health_changed, device_works=works),
         stopping=stopping,
-        tracing=Tracing(exporter_to(config.trace_endpoint)) if config.trace_endpoint else None,
+        tracing=Tracing(exporter_to(config.trace_endpoint), "trapline-server") if config.trace_endpoint else None,
     )
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trapline.errors import Refusal, ShuttingDown
+from trapline.service.errors import as_refusal
 
 from .batch import Answer, Batch, Outcome, Run, outcome_of, output_invalid
 from .decoding import Decode, Decoding, Encoded
-from .errors import as_refusal
 from .fair_queue import FairQueue
 from .lanes import Lanes, Offer, Taken
 from .metrics import Metrics

@@ -9,10 +9,10 @@ from typing import Any
 import grpc.aio
 
 from trapline.errors import RequestInvalid
+from trapline.service.caller import turns_of
+from trapline.service.gate import Gate
 from trapline.v1 import classify_pb2, classify_pb2_grpc
 
-from .caller import turns_of
-from .gate import Gate
 from .images import Admitted, Images, error_result
 from .model_service import MAX_REQUEST_IMAGES
 from .stream import Stream

@@ -7,17 +7,16 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from trapline.command_line import Verb, drop_output
+from trapline.command_line import Verb
 from trapline.command_line import main as run_program
+from trapline.service.logs import log_to_stderr
+from trapline.service.process import announce, asked_to_end, log_settings
 
 from .config import CheckConfig, ServerConfig
-from .logs import log_to_stderr
 from .memory import keep_for_good
 
 if TYPE_CHECKING:
     from .app import Server
-
-_SIGNAL_EXIT = 128
 
 
 def main() -> int:
@@ -41,16 +40,11 @@ async def _serve(config: ServerConfig) -> int:
 
     Where the device was lost the process ends here, with 1: a thread that hangs in it would hold it for ever.
     """
-    loop = asyncio.get_running_loop()
-    asked: asyncio.Future[int] = loop.create_future()
     # Before the models load: a pod that is stopped while it starts must end, too.
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, _on_signal, asked, int(each))
+    asked = asked_to_end()
     from .app import build
 
-    settings = config.settings()
-    words = " ".join(f"{name}=%s" for name in settings)
-    logging.getLogger(__name__).info(f"event=settings {words}", *settings.values())
+    log_settings(config)
     server = build(config)
     starting, lost = asyncio.create_task(_start(server)), server.health.lost
     try:
@@ -77,7 +71,7 @@ async def _serve(config: ServerConfig) -> int:
 
 async def _start(server: "Server") -> None:
     await server.start()
-    _announce(f"server listening listen={server.listen}")
+    announce(f"server listening listen={server.listen}")
     await server.load()
     keep_for_good()
     served = [slot.serving for slot in server.models.slots() if slot.serving is not None]
@@ -86,24 +80,7 @@ async def _start(server: "Server") -> None:
     state = "ready" if server.models.ready else "waiting"
     more = "".join(f"{door.flag.removeprefix('--')}={door.address} " for door in server.doors.all[1:])
     metrics = server.metrics_listen or "off"
-    _announce(f"server {state} listen={server.listen} metrics={metrics} {more}models={models}")
-
-
-def _announce(line: str) -> None:
-    """Prints a line for who started the server; a reader that left is no reason to stop serving."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        drop_output()
-
-
-def _on_signal(asked: "asyncio.Future[int]", number: int) -> None:
-    if asked.done():
-        # The second time is meant: no drain, and no waiting for a model that a thread is still loading.
-        logging.getLogger(__name__).warning("event=stopped_at_once signal=%d", number)
-        logging.shutdown()
-        os._exit(_SIGNAL_EXIT + number)
-    asked.set_result(number)
+    announce(f"server {state} listen={server.listen} metrics={metrics} {more}models={models}")
 
 
 def _check(config: CheckConfig) -> int:

@@ -1,13 +1,13 @@
 """Every option of `server`, once: flags, `SERVER_...` variables, YAML keys and help come from these fields."""
 
-import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from trapline.command_line import Options
+from trapline.service.options import ServiceOptions
 
 MIB = 1024 * 1024
 #: Above this Pillow refuses an image by itself, whatever the server allows, in megapixels.
@@ -45,39 +45,16 @@ class ModelOptions(Options):
     )
 
 
-class ServerConfig(ModelOptions):
+class ServerConfig(ServiceOptions, ModelOptions):
     """Serves the models of a repository over gRPC."""
 
-    listen: str = Field(default="127.0.0.1:50051", description="HOST:PORT to serve on; port 0 takes a free one")
-    metrics: str = Field(default="127.0.0.1:9100", description="HOST:PORT of Prometheus metrics; empty is off")
+    model_config = SettingsConfigDict(env_prefix="SERVER_")
+
     admin: str = Field(
         default="", description="HOST:PORT for ReloadModel, which --listen then refuses; empty serves it on --listen"
     )
-    health: str = Field(
-        default="", description="HOST:PORT that answers health and nothing else, always in plain text; empty is off"
-    )
-    tls_cert: Path | None = Field(
-        default=None, description="certificate chain in PEM; with --tls-key, --listen and --admin speak TLS only"
-    )
-    tls_key: Path | None = Field(default=None, description="key of --tls-cert in PEM, not encrypted")
-    tls_client_ca: Path | None = Field(
-        default=None, description="CA certificates in PEM; with it every client must have a certificate of theirs"
-    )
-    token_file: Path | None = Field(
-        default=None, description="callers' tokens, NAME:TOKEN or TOKEN a line; without it none is asked for"
-    )
     admin_token_file: Path | None = Field(
         default=None, description="admins' tokens, good for all methods; ReloadModel then takes no other"
-    )
-    max_connection_calls: int = Field(default=1000, ge=1, description="most calls under way on one connection")
-    connection_age_seconds: int = Field(
-        default=1800,
-        ge=0,
-        le=31_536_000,
-        description="age at which clients are told to connect anew, give or take a tenth, in seconds; 0 is never",
-    )
-    connection_grace_seconds: int = Field(
-        default=600, ge=1, le=86_400, description="time that calls under way then get to end, in seconds"
     )
     max_delay_ms: float = Field(
         default=0, ge=0, le=10_000, description="longest wait for a batch to fill while the device is free, in ms"
@@ -94,46 +71,11 @@ class ServerConfig(ModelOptions):
         le=LARGEST_MEGAPIXELS,
         description=f"largest image that is decoded, in million pixels, {LARGEST_MEGAPIXELS} at most",
     )
-    drain_seconds: float = Field(
-        default=10, ge=0, le=3600, description="longest time that SIGTERM leaves to calls under way, in seconds"
-    )
-    reflection: bool = Field(default=True, description="tell grpcurl and the like what services there are")
     allow_empty: bool = Field(default=False, description="start without a model that can be served")
     watch: bool = Field(default=False, description="look for new versions and models every few seconds")
-    log_format: Literal["text", "json"] = Field(
-        default="text", description="lines of the log: words `key=value`, or a JSON object each"
-    )
-    trace_endpoint: str = Field(
-        default="",
-        description="send OpenTelemetry traces by OTLP/gRPC to http://HOST:PORT or https://HOST:PORT; empty is off",
-    )
-
-    @field_validator("listen", "metrics", "admin", "health")
-    @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        host, separator, port = value.rpartition(":")
-        bad = not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65535
-        if bad and value:
-            raise ValueError("must be HOST:PORT with a port of 0 to 65535, e.g. 127.0.0.1:50051")
-        return value
-
-    @field_validator("trace_endpoint")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        if value and not re.fullmatch(r"https?://[^/\s:]+(:\d{1,5})?/?", value):
-            raise ValueError("must be http://HOST:PORT or https://HOST:PORT, e.g. http://127.0.0.1:4317")
-        return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not self.listen:
-            raise ValueError("--listen must be HOST:PORT, e.g. 127.0.0.1:50051 (got '')")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("--tls-cert and --tls-key belong together: give both or neither")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError(
-                "--tls-client-ca needs --tls-cert and --tls-key: there are no client certificates without TLS"
-            )
+    def _images_fit(self) -> Self:
         if self.max_queue_mib < self.max_message_mib:
             raise ValueError(
                 f"--max-queue-mib {self.max_queue_mib} is less than --max-message-mib {self.max_message_mib}: "
@@ -150,10 +92,6 @@ class ServerConfig(ModelOptions):
     def max_image_pixels(self) -> int:
         """Most pixels, width × height, of an image that is decoded."""
         return self.max_megapixels * 1_000_000
-
-    def settings(self) -> dict[str, object]:
-        """The effective settings by name, for the log."""
-        return dict(sorted(self.model_dump(exclude={"config"}).items()))
 
 
 class CheckConfig(ModelOptions):

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from grpc_health.v1 import health, health_pb2
 
-from .authentication import CLASSIFY_SERVICE
-from .gate import Gate
+from trapline.service.gate import Gate
+
+from .access import CLASSIFY_SERVICE
 from .lanes import Lanes
 from .models import Models
 

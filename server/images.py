@@ -14,13 +14,13 @@ from PIL import Image
 from trapline.errors import ImageTooLarge, ImageUnreadable, QueueFull, RequestInvalid, reason_name, to_status
 from trapline.model_file import MODEL_ID_PATTERN
 from trapline.preprocessing import load_image
+from trapline.service.errors import as_refusal, shown
 from trapline.v1 import classify_pb2
 from trapline.v1.metadata_pb2 import Label
 
 from .batch import Answer
 from .batcher import Batcher
 from .calls import current
-from .errors import as_refusal, shown
 from .metrics import UNKNOWN_MODEL, Metrics
 from .models import Models
 from .places import Lane, Ticket

@@ -11,10 +11,10 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from trapline.errors import ModelInvalid, ModelLoading, ModelNotFound, Refusal
+from trapline.service.errors import as_refusal, shown
 
 from .batcher import Batcher
 from .drift import Drift
-from .errors import as_refusal, shown
 from .metrics import Metrics
 from .repository import Repository, parse_version
 from .session import Session

@@ -15,8 +15,8 @@ import numpy as np
 
 from trapline.errors import ModelInvalid, ShuttingDown
 from trapline.model_file import PRECISIONS, file_name
+from trapline.service.errors import as_refusal
 
-from .errors import as_refusal
 from .session import Candidate, Runtime, Session
 
 _log = logging.getLogger(__name__)

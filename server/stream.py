@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from trapline.errors import RequestInvalid
+from trapline.service.errors import shown
+from trapline.service.gate import Gate, shutting_down
 from trapline.v1 import classify_pb2
 
-from .errors import shown
-from .gate import Gate, shutting_down
 from .images import Images, error_result
 
 

@@ -33,6 +33,7 @@ from .run_folder import write_json, write_tensors, write_text
 from .training import Trained, refitted
 
 MODEL_FILE = model_file.file_name()
+METRICS_FILE = "metrics.json"
 
 
 def write_results(
@@ -83,7 +84,7 @@ def write_results(
     metrics = _metrics(data, trained, measured, parity) | {"refit": refit or "none"}
     metrics |= judged(config, before, assessed.plain, metrics, folder, report=report)
     metrics |= {"first_epochs": first_epochs.drawn(folder, metrics)}
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / METRICS_FILE, metrics)
     draw(metrics, trained.plan, folder / "plots", epochs=config.epochs)
     write_pictures(
         trained.backbone,

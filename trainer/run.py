@@ -5,7 +5,6 @@ Torch takes seconds to import, so it is imported in the background while the sca
 
 import csv
 import functools
-import hashlib
 import platform
 import time
 from collections import Counter
@@ -34,8 +33,7 @@ from .fit_choice import FITS
 from .memory import keep_freed_memory
 from .preflight import image_px
 from .progress import Progress, Report
-from .publish import publish
-from .run_folder import RunFolder, write_atomically
+from .run_folder import RunFolder, write_atomically, write_json
 from .torch_import import importing_torch
 from .world import World
 
@@ -146,14 +144,17 @@ def scanned(
 
 def _finished(config: RunConfig, folder: RunFolder, trained: "Trained", report: Report) -> str:
     """Evaluates, exports, checks, publishes; gives the result as sentences."""
-    from .results import MODEL_FILE, sentences, write_results
+    from .results import METRICS_FILE, sentences, write_results
 
     rules = rules_of(config, trained.plan["fit"])
     metrics = write_results(config, trained, folder.path, rules=rules, report=report)
     result = sentences(metrics, folder.path)
     if config.publish is not None and config.model_id is not None:
-        version = _published(folder, folder.path / MODEL_FILE, config.publish, config.model_id)
-        result += f"\npublished {config.model_id} version {version.name}: {version}"
+        from .promotion import publication
+
+        published, sentence = publication(config, folder, photos=trained.data.scan.root, report=report)
+        write_json(folder.path / METRICS_FILE, metrics | {"publication": published})
+        result += f"\n{sentence}"
     return result
 
 
@@ -222,16 +223,6 @@ def _divided(config: RunConfig, folder: RunFolder, photos: Scan, *, cache: Pixel
     for note in parts.notes:
         report.say(note)
     return Data(scan=photos, split=parts, cache=cache)
-
-
-def _published(folder: RunFolder, model: Path, models: Path, model_id: str) -> Path:
-    """Publishes once, also where an earlier process was killed between publishing and saying so."""
-    earlier = folder.state.get("publishing")
-    for version in models.glob(f"{model_id}/[0-9]*/{model.name}") if earlier else ():
-        if hashlib.sha256(version.read_bytes()).hexdigest() == earlier:
-            return version.parent
-    folder.set_state("running", publishing=hashlib.sha256(model.read_bytes()).hexdigest())
-    return publish(model, models, model_id)
 
 
 def _scanned_before(folder: Path) -> dict[str, str]:

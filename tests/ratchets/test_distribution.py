@@ -81,7 +81,16 @@ def test_trainer_and_server_name_the_identical_onnx_runtime():
 
 def test_a_bare_install_has_no_pixels_and_no_runtime():
     """`pip install .` is the contract and the clients."""
-    assert not resolved() & {"torch", "torchvision", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "pillow"}
+    names = resolved()
+    assert not names & {"torch", "torchvision", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "pillow"}
+    assert not names & {"prometheus-client", "grpcio-reflection"}
+
+
+def test_trainer_and_server_both_bring_what_a_service_needs():
+    """`trapline.service` imports with either extra."""
+    for extra in ("trainer", "server"):
+        named = {re.split(r"[>=;]", text)[0] for text in PROJECT["optional-dependencies"][extra]}
+        assert named >= {"prometheus-client", "grpcio-reflection"}
 
 
 def test_a_server_installs_without_torch():
@@ -139,9 +148,17 @@ def modules_of(folder: str, package: str) -> list[str]:
 
 
 def test_clients_and_contract_load_nothing_heavy():
-    """What a bare install offers imports without Pillow and NumPy; `preprocessing` alone needs them."""
-    contract = [name for name in modules_of("protos/trapline", "trapline") if name != "trapline.preprocessing"]
-    assert not loaded_by(*contract, *modules_of("clients", "clients")) & HEAVY
+    """What a bare install offers imports without Pillow, NumPy and Prometheus's client.
+
+    `preprocessing` and `service` alone need them; the service's shell loads nothing heavy either.
+    """
+    modules = [name for name in modules_of("protos/trapline", "trapline") if name != "trapline.preprocessing"]
+    service = [name for name in modules if name.startswith("trapline.service")]
+    contract = [name for name in modules if name not in service]
+    assert not loaded_by(*contract, *modules_of("clients", "clients")) & {*HEAVY, "prometheus_client"}
+    assert not loaded_by(*service) & HEAVY
+    # A program declares its options by it, and its `--help` waits for them.
+    assert not loaded_by("trapline.service.options") & {*HEAVY, "prometheus_client"}
 
 
 def test_the_server_never_loads_torch():

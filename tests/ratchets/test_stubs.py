@@ -1,6 +1,7 @@
 """The committed stubs are what the oldest supported toolchain makes of the .proto files."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,13 +14,13 @@ TOP = Path(__file__).parents[2]
 NO_TOOLCHAIN = ("Failed to fetch", "error sending request", "dns error", "No solution found", "Failed to build")
 
 
-def _toolchain() -> tuple[str, ...]:
+def _module():
     spec = importlib.util.spec_from_file_location("generate", TOP / "protos" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.TOOLCHAIN
+    return module
 
 
 def test_stubs_equal_regenerated_ones(tmp_path):
@@ -39,7 +40,21 @@ def test_stubs_equal_regenerated_ones(tmp_path):
 def test_the_toolchain_is_the_lower_bound_of_the_dependencies():
     """Stubs refuse runtimes older than their compiler, so bounds and pins move together."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pins = dict(pin.split("==") for pin in _toolchain() if "==" in pin)
+    pins = dict(pin.split("==") for pin in _module().TOOLCHAIN if "==" in pin)
     assert f"grpcio>={pins['grpcio-tools']}" in project["dependencies"]
     assert f"grpcio-status>={pins['grpcio-tools']}" in project["dependencies"]
     assert f"protobuf>={pins['protobuf']}" in project["dependencies"]
+
+
+def test_what_breaks_the_released_contract_is_refused(tmp_path, monkeypatch):
+    """A field renamed in a copy of the .proto files fails `--lint`, which the copy as it is passes."""
+    module = _module()
+    copy = tmp_path / "protos"
+    shutil.copytree(module.ROOT, copy, ignore=shutil.ignore_patterns("*.py*", "__pycache__"))
+    monkeypatch.setattr(module, "ROOT", copy)
+    module.lint()
+    proto = copy / "trapline" / "v1" / "classify.proto"
+    proto.write_text(proto.read_text(encoding="utf-8").replace("int32 top_k = 3;", "int32 top_n = 3;"))
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        module.lint()
+    assert "breaking" in failed.value.cmd

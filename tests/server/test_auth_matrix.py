@@ -8,9 +8,10 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.authentication import ACCESS, Access
+from server.access import ACCESS
 from trapline.errors import from_rpc_error, reason_name
 from trapline.request_id import REQUEST_ID_KEY
+from trapline.service.authentication import Access
 from trapline.v1 import classify_pb2, model_pb2, train_pb2
 
 CALLER, ADMIN = "caller-token-0123456789", "admin-token-0123456789"

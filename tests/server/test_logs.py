@@ -5,23 +5,14 @@ import re
 import grpc
 import pytest
 
-from server.logs import JsonLines
-from trapline.request_id import REQUEST_ID_KEY, is_request_id, new_request_id
+from trapline.request_id import REQUEST_ID_KEY
 
 TOKEN = "bearer-of-good-news"
 
 
 @pytest.fixture(autouse=True)
 def _info_is_kept(caplog):
-    caplog.set_level(logging.INFO, "server")
-
-
-def event(message: str, *values: object, error: BaseException | None = None) -> dict:
-    trouble = (type(error), error, error.__traceback__) if error else None
-    record = logging.LogRecord("server.test", logging.INFO, "file", 1, message, values, trouble)
-    line = JsonLines().format(record)
-    assert "\n" not in line
-    return json.loads(line)
+    caplog.set_level(logging.INFO)
 
 
 def words(line: str) -> dict[str, str]:
@@ -37,46 +28,6 @@ async def lines_of(caplog, count: int, kit) -> list[dict[str, str]]:
 
     await kit.until(lambda: len(found()) >= count)
     return [words(line) for line in found()]
-
-
-def test_a_json_line_has_the_words_of_the_text():
-    """The keys are those of the `key=value` form, numbers are numbers, and text is as it was."""
-    entry = event("event=call method=%s seconds=%.6f images=%d said=%r", "Classify", 1.23456789, 3, 'a "b"')
-    assert list(entry) == ["time", "level", "logger", "event", "method", "seconds", "images", "said"]
-    assert list(entry.values())[1:] == ["INFO", "server.test", "call", "Classify", 1.234568, 3, 'a "b"']
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", entry["time"])
-
-
-def test_what_has_no_words_is_a_message():
-    """A library's sentence is kept whole, and a traceback is one field of the same line."""
-    assert event("it is %d o'clock", 9)["message"] == "it is 9 o'clock"
-    assert event("100% = all")["message"] == "100% = all"
-    try:
-        raise ValueError("of\ntwo lines")
-    except ValueError as error:
-        entry = event("event=internal_error error_id=%s", "ab", error=error)
-    assert entry["error_id"] == "ab"
-    assert entry["exception"].endswith("ValueError: of\ntwo lines")
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("7f3a-42", True),
-        ("x" * 128, True),
-        ("x" * 129, False),
-        ("", False),
-        ("two words", False),
-        ('quote"d', False),
-        ("line\nbreak", False),
-        (b"bytes", False),
-    ],
-)
-def test_only_what_is_fit_for_a_line_is_an_id(given, kept):
-    """Short, printable, and one word; an id that is made is one."""
-    assert is_request_id(given) is kept
-    assert is_request_id(new_request_id())
-    assert new_request_id() != new_request_id()
 
 
 async def test_a_callers_id_comes_back_and_is_logged(kit, models, caplog):
@@ -173,7 +124,7 @@ async def test_a_fault_has_one_id_in_all_places(kit, models, caplog):
 
 async def test_nothing_of_the_caller_is_logged(kit, models, caplog):
     """No byte of an image, no token, and no name that the server does not know, in any line of any level."""
-    caplog.set_level(logging.DEBUG, "server")
+    caplog.set_level(logging.DEBUG)
     secret = b"GPS 47.11 N"
     async with kit.running(models) as (_, stubs):
         for request in (

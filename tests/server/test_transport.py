@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -29,7 +28,7 @@ def files(tmp_path, certificates):
 @pytest.fixture
 def looks_always(monkeypatch):
     """Files are looked at each time, not only once a second."""
-    monkeypatch.setattr("server.watched.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("trapline.service.watched.LOOK_SECONDS", 0.0)
 
 
 def secure(address: str, authority) -> grpc.aio.Channel:
@@ -280,27 +279,3 @@ async def test_refusals_of_the_admins_address_say_where_to_go(kit, models):
         assert (reason_name(refusal), refusal.metadata) == ("METHOD_NOT_ALLOWED", {"method": "ReloadModel"})
         assert "admin address" in refusal.message
         assert server.doors.admin.address not in refusal.message
-
-
-def test_files_are_watched_by_signature(tmp_path, monkeypatch):
-    """A change while a file is read is seen at the next look: what was read then is not kept for good."""
-    from server.metrics import Metrics
-    from server.watched import Watched
-
-    monkeypatch.setattr("server.watched.LOOK_SECONDS", 0.0)
-    path, state = tmp_path / "file", SimpleNamespace(meddles=False)
-    path.write_text("one")
-
-    def read() -> str:
-        content = path.read_text()
-        if state.meddles:
-            state.meddles = False
-            replace(path, b"three")
-        return content
-
-    watched = Watched("certificates", [path], read=read, metrics=Metrics())
-    assert watched.current() == "one"
-    replace(path, b"two")
-    state.meddles = True
-    assert watched.current() == "two"
-    assert watched.current() == "three"

@@ -6,8 +6,6 @@ import pytest
 
 from trainer.errors import TrainerError
 from trainer.publish import publish
-from trainer.run import _published
-from trainer.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -84,16 +82,3 @@ def test_a_repository_that_cannot_be_written_is_named(tmp_path, model):
     (tmp_path / "models").write_text("")
     with pytest.raises(TrainerError, match=r"cannot publish into .*models/deer"):
         publish(model, tmp_path / "models", "deer")
-
-
-def test_a_resumed_run_publishes_once(tmp_path, model):
-    """Killed after publishing and before saying so, the run finds its version again; a half copy does not count."""
-    folder = RunFolder(path=tmp_path / "run", state={})
-    first = _published(folder, model, tmp_path / "models", "deer")
-    assert _published(folder, model, tmp_path / "models", "deer") == first
-    (first / "model.onnx").unlink()
-    first.rmdir()
-    half = tmp_path / "models" / "deer" / ".publishing-x"
-    half.mkdir()
-    (half / "model.onnx").write_bytes(model.read_bytes())
-    assert _published(folder, model, tmp_path / "models", "deer").name == "1"

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atrapline/v1/classify.proto\x12\x0btrapline.v1\x1a\x17google/rpc/status.proto\"\x7f\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x13\n\tmin_score\x18\x04 \x01(\x02H\x00\x12\x1a\n\x10model_thresholds\x18\x05 \x01(\x08H\x00\x42\x08\n\x06\x66ilterJ\x04\x08\x06\x10\x07\"\xb9\x01\n\x10\x43lassifyResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.trapline.v1.Prediction\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.trapline.v1.Timing\x12\x1a\n\runknown_score\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x10\n\x0e_unknown_score\"B\n\nPrediction\x12\x10\n\x08label_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x13\n\x0blabel_index\x18\x03 \x01(\x05\"n\n\x06Timing\x12\x19\n\x11preprocess_micros\x18\x01 \x01(\x03\x12\x14\n\x0cqueue_micros\x18\x02 \x01(\x03\x12\x18\n\x10inference_micros\x18\x03 \x01(\x03\x12\x19\n\x11\x62\x61tch_image_count\x18\x04 \x01(\x05\"F\n\x14\x42\x61tchClassifyRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.trapline.v1.ClassifyRequest\"E\n\x15\x42\x61tchClassifyResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.trapline.v1.ClassifyResult\"Z\n\x15StreamClassifyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.trapline.v1.ClassifyRequest\"Y\n\x16StreamClassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x1b.trapline.v1.ClassifyResult\"r\n\x0e\x43lassifyResult\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.trapline.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\x91\x02\n\x0f\x43lassifyService\x12G\n\x08\x43lassify\x12\x1c.trapline.v1.ClassifyRequest\x1a\x1d.trapline.v1.ClassifyResponse\x12V\n\rBatchClassify\x12!.trapline.v1.BatchClassifyRequest\x1a\".trapline.v1.BatchClassifyResponse\x12]\n\x0eStreamClassify\x12\".trapline.v1.StreamClassifyRequest\x1a#.trapline.v1.StreamClassifyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atrapline/v1/classify.proto\x12\x0btrapline.v1\x1a\x17google/rpc/status.proto\"y\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x13\n\tmin_score\x18\x04 \x01(\x02H\x00\x12\x1a\n\x10model_thresholds\x18\x05 \x01(\x08H\x00\x42\x08\n\x06\x66ilter\"\xb9\x01\n\x10\x43lassifyResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.trapline.v1.Prediction\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.trapline.v1.Timing\x12\x1a\n\runknown_score\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x10\n\x0e_unknown_score\"B\n\nPrediction\x12\x10\n\x08label_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x13\n\x0blabel_index\x18\x03 \x01(\x05\"n\n\x06Timing\x12\x19\n\x11preprocess_micros\x18\x01 \x01(\x03\x12\x14\n\x0cqueue_micros\x18\x02 \x01(\x03\x12\x18\n\x10inference_micros\x18\x03 \x01(\x03\x12\x19\n\x11\x62\x61tch_image_count\x18\x04 \x01(\x05\"F\n\x14\x42\x61tchClassifyRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.trapline.v1.ClassifyRequest\"E\n\x15\x42\x61tchClassifyResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.trapline.v1.ClassifyResult\"Z\n\x15StreamClassifyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.trapline.v1.ClassifyRequest\"Y\n\x16StreamClassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x1b.trapline.v1.ClassifyResult\"r\n\x0e\x43lassifyResult\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.trapline.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\x91\x02\n\x0f\x43lassifyService\x12G\n\x08\x43lassify\x12\x1c.trapline.v1.ClassifyRequest\x1a\x1d.trapline.v1.ClassifyResponse\x12V\n\rBatchClassify\x12!.trapline.v1.BatchClassifyRequest\x1a\".trapline.v1.BatchClassifyResponse\x12]\n\x0eStreamClassify\x12\".trapline.v1.StreamClassifyRequest\x1a#.trapline.v1.StreamClassifyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,23 +33,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trapline.v1.classify_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLASSIFYREQUEST']._serialized_start=68
-  _globals['_CLASSIFYREQUEST']._serialized_end=195
-  _globals['_CLASSIFYRESPONSE']._serialized_start=198
-  _globals['_CLASSIFYRESPONSE']._serialized_end=383
-  _globals['_PREDICTION']._serialized_start=385
-  _globals['_PREDICTION']._serialized_end=451
-  _globals['_TIMING']._serialized_start=453
-  _globals['_TIMING']._serialized_end=563
-  _globals['_BATCHCLASSIFYREQUEST']._serialized_start=565
-  _globals['_BATCHCLASSIFYREQUEST']._serialized_end=635
-  _globals['_BATCHCLASSIFYRESPONSE']._serialized_start=637
-  _globals['_BATCHCLASSIFYRESPONSE']._serialized_end=706
-  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=708
-  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=798
-  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=800
-  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=889
-  _globals['_CLASSIFYRESULT']._serialized_start=891
-  _globals['_CLASSIFYRESULT']._serialized_end=1005
-  _globals['_CLASSIFYSERVICE']._serialized_start=1008
-  _globals['_CLASSIFYSERVICE']._serialized_end=1281
+  _globals['_CLASSIFYREQUEST']._serialized_end=189
+  _globals['_CLASSIFYRESPONSE']._serialized_start=192
+  _globals['_CLASSIFYRESPONSE']._serialized_end=377
+  _globals['_PREDICTION']._serialized_start=379
+  _globals['_PREDICTION']._serialized_end=445
+  _globals['_TIMING']._serialized_start=447
+  _globals['_TIMING']._serialized_end=557
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_start=559
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_end=629
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_start=631
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_end=700
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=702
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=792
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=794
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=883
+  _globals['_CLASSIFYRESULT']._serialized_start=885
+  _globals['_CLASSIFYRESULT']._serialized_end=999
+  _globals['_CLASSIFYSERVICE']._serialized_start=1002
+  _globals['_CLASSIFYSERVICE']._serialized_end=1275
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atrapline/v1/metadata.proto\x12\x0btrapline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x03\n\rModelMetadata\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\"\n\x06labels\x18\x02 \x03(\x0b\x32\x12.trapline.v1.Label\x12\x31\n\rpreprocessing\x18\x03 \x01(\x0b\x32\x1a.trapline.v1.Preprocessing\x12\x10\n\x08\x62\x61\x63kbone\x18\x04 \x01(\t\x12+\n\nevaluation\x18\x05 \x01(\x0b\x32\x17.trapline.v1.Evaluation\x12/\n\x0b\x65xport_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0ftrainer_version\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x61ta_digest\x18\x08 \x01(\t\x12\x14\n\x0csplit_digest\x18\t \x01(\t\x12\x12\n\nsplit_rule\x18\n \x01(\t\x12\x13\n\x0btemperature\x18\x0c \x01(\x01\x12\x18\n\x10target_precision\x18\r \x01(\x01\x12\'\n\x08unknowns\x18\x0e \x01(\x0b\x32\x15.trapline.v1.Unknowns\x12\r\n\x05stage\x18\x0b \x01(\t\x12\r\n\x05refit\x18\x10 \x01(\t\x12\x11\n\tprecision\x18\x11 \x01(\t\x12\x13\n\x0b\x66p32_digest\x18\x12 \x01(\tJ\x04\x08\x0f\x10\x10\"O\n\x05Label\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x16\n\tthreshold\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"=\n\x08Unknowns\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\nkept_share\x18\x02 \x01(\x01\x12\r\n\x05\x61uroc\x18\x03 \x01(\x01\"\xb2\x03\n\rPreprocessing\x12\x11\n\theight_px\x18\x01 \x01(\x05\x12\x10\n\x08width_px\x18\x02 \x01(\x05\x12+\n\x03\x66it\x18\x03 \x01(\x0e\x32\x1e.trapline.v1.Preprocessing.Fit\x12\x11\n\tresize_px\x18\x04 \x01(\x05\x12?\n\rinterpolation\x18\x05 \x01(\x0e\x32(.trapline.v1.Preprocessing.Interpolation\x12\x18\n\x10\x64\x65\x63ode_min_scale\x18\x06 \x01(\x02\x12\x0f\n\x07pad_rgb\x18\x07 \x01(\x05\x12\x14\n\x0crule_version\x18\x08 \x01(\x05\"S\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46IT_CENTER_CROP\x10\x01\x12\x0f\n\x0b\x46IT_STRETCH\x10\x02\x12\x11\n\rFIT_LETTERBOX\x10\x03\"e\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02\"k\n\nEvaluation\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x19\n\x11\x62\x61lanced_accuracy\x18\x04 \x01(\x01\x12\x13\n\x0bimage_count\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atrapline/v1/metadata.proto\x12\x0btrapline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x03\n\rModelMetadata\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\"\n\x06labels\x18\x02 \x03(\x0b\x32\x12.trapline.v1.Label\x12\x31\n\rpreprocessing\x18\x03 \x01(\x0b\x32\x1a.trapline.v1.Preprocessing\x12\x10\n\x08\x62\x61\x63kbone\x18\x04 \x01(\t\x12+\n\nevaluation\x18\x05 \x01(\x0b\x32\x17.trapline.v1.Evaluation\x12/\n\x0b\x65xport_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0ftrainer_version\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x61ta_digest\x18\x08 \x01(\t\x12\x14\n\x0csplit_digest\x18\t \x01(\t\x12\x12\n\nsplit_rule\x18\n \x01(\t\x12\x13\n\x0btemperature\x18\x0c \x01(\x01\x12\x18\n\x10target_precision\x18\r \x01(\x01\x12\'\n\x08unknowns\x18\x0e \x01(\x0b\x32\x15.trapline.v1.Unknowns\x12\r\n\x05stage\x18\x0b \x01(\t\x12\r\n\x05refit\x18\x10 \x01(\t\x12\x11\n\tprecision\x18\x11 \x01(\t\x12\x13\n\x0b\x66p32_digest\x18\x12 \x01(\t\"O\n\x05Label\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x16\n\tthreshold\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"=\n\x08Unknowns\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\nkept_share\x18\x02 \x01(\x01\x12\r\n\x05\x61uroc\x18\x03 \x01(\x01\"\xb2\x03\n\rPreprocessing\x12\x11\n\theight_px\x18\x01 \x01(\x05\x12\x10\n\x08width_px\x18\x02 \x01(\x05\x12+\n\x03\x66it\x18\x03 \x01(\x0e\x32\x1e.trapline.v1.Preprocessing.Fit\x12\x11\n\tresize_px\x18\x04 \x01(\x05\x12?\n\rinterpolation\x18\x05 \x01(\x0e\x32(.trapline.v1.Preprocessing.Interpolation\x12\x18\n\x10\x64\x65\x63ode_min_scale\x18\x06 \x01(\x02\x12\x0f\n\x07pad_rgb\x18\x07 \x01(\x05\x12\x14\n\x0crule_version\x18\x08 \x01(\x05\"S\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46IT_CENTER_CROP\x10\x01\x12\x0f\n\x0b\x46IT_STRETCH\x10\x02\x12\x11\n\rFIT_LETTERBOX\x10\x03\"e\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02\"k\n\nEvaluation\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x19\n\x11\x62\x61lanced_accuracy\x18\x04 \x01(\x01\x12\x13\n\x0bimage_count\x18\x05 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trapline.v1.metadata_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELMETADATA']._serialized_start=77
-  _globals['_MODELMETADATA']._serialized_end=561
-  _globals['_LABEL']._serialized_start=563
-  _globals['_LABEL']._serialized_end=642
-  _globals['_UNKNOWNS']._serialized_start=644
-  _globals['_UNKNOWNS']._serialized_end=705
-  _globals['_PREPROCESSING']._serialized_start=708
-  _globals['_PREPROCESSING']._serialized_end=1142
-  _globals['_PREPROCESSING_FIT']._serialized_start=956
-  _globals['_PREPROCESSING_FIT']._serialized_end=1039
-  _globals['_PREPROCESSING_INTERPOLATION']._serialized_start=1041
-  _globals['_PREPROCESSING_INTERPOLATION']._serialized_end=1142
-  _globals['_EVALUATION']._serialized_start=1144
-  _globals['_EVALUATION']._serialized_end=1251
+  _globals['_MODELMETADATA']._serialized_end=555
+  _globals['_LABEL']._serialized_start=557
+  _globals['_LABEL']._serialized_end=636
+  _globals['_UNKNOWNS']._serialized_start=638
+  _globals['_UNKNOWNS']._serialized_end=699
+  _globals['_PREPROCESSING']._serialized_start=702
+  _globals['_PREPROCESSING']._serialized_end=1136
+  _globals['_PREPROCESSING_FIT']._serialized_start=950
+  _globals['_PREPROCESSING_FIT']._serialized_end=1033
+  _globals['_PREPROCESSING_INTERPOLATION']._serialized_start=1035
+  _globals['_PREPROCESSING_INTERPOLATION']._serialized_end=1136
+  _globals['_EVALUATION']._serialized_start=1138
+  _globals['_EVALUATION']._serialized_end=1245
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from trapline.errors import UsageError
 
-from .metrics import Metrics
+from .metrics import ServiceMetrics
 
 _log = logging.getLogger(__name__)
 #: Least time between two looks at the files, in seconds.
@@ -32,7 +32,7 @@ class Watched(Generic[Value]):
         UsageError: The files cannot be used to begin with.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], *, read: Callable[[], Value], metrics: Metrics) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], *, read: Callable[[], Value], metrics: ServiceMetrics) -> None:
         self._name, self._paths, self._read, self._metrics = name, tuple(paths), read, metrics
         self._seen = self._signature()
         self._value = read()

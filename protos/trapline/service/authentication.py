@@ -1,33 +1,26 @@
 """Who may call what: bearer tokens, checked before anything of a request is read.
 
-Every method that is served stands in `ACCESS`, by its full name. What does not stand there is not served, whoever asks
-and whatever is registered: a new method is closed until someone says who may call it.
+Every method that a program serves stands in its table, by its full name. What does not stand there is not served,
+whoever asks and whatever is registered: a new method is closed until someone says who may call it.
 """
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from trapline.credentials import TOKEN_KEY, read_tokens, token_of
-from trapline.errors import MethodNotAllowed, Refusal, TokenInvalid
+from trapline.errors import MethodNotAllowed, TokenInvalid
 
 from .caller import token_name
-from .config import ServerConfig
-from .interceptors import CallInterceptor
-from .metrics import Metrics
+from .metrics import ServiceMetrics
+from .options import ServiceOptions
 from .watched import Watched
 
-CLASSIFY_SERVICE = "trapline.v1.ClassifyService"
-MODEL_SERVICE = "trapline.v1.ModelService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 REFLECTION_SERVICE = "grpc.reflection.v1alpha.ServerReflection"
-RELOAD_MODEL = f"/{MODEL_SERVICE}/ReloadModel"
 
 
 class Access(Enum):
@@ -38,25 +31,13 @@ class Access(Enum):
     ADMIN = "admin"
 
 
-#: Health is open: probes have no tokens, and it tells nothing but whether work can be taken. Reflection is not: it is
-#: for people, who have one.
-ACCESS: Mapping[str, Access] = {
+#: What every program's table has. Health is open: probes have no tokens, and it tells nothing but whether work can be
+#: taken. Reflection is not: it is for people, who have one.
+TELLING: Mapping[str, Access] = {
     f"/{HEALTH_SERVICE}/Check": Access.OPEN,
     f"/{HEALTH_SERVICE}/Watch": Access.OPEN,
     f"/{REFLECTION_SERVICE}/ServerReflectionInfo": Access.CALLER,
-    f"/{CLASSIFY_SERVICE}/Classify": Access.CALLER,
-    f"/{CLASSIFY_SERVICE}/BatchClassify": Access.CALLER,
-    f"/{CLASSIFY_SERVICE}/StreamClassify": Access.CALLER,
-    f"/{MODEL_SERVICE}/GetModel": Access.CALLER,
-    f"/{MODEL_SERVICE}/ListModels": Access.CALLER,
-    RELOAD_MODEL: Access.ADMIN,
 }
-
-
-def access_of(*services: str) -> Mapping[str, Access]:
-    """The part of `ACCESS` that belongs to the services of these full names."""
-    return {method: access for method, access in ACCESS.items() if method.split("/")[1] in services}
-
 
 _Digests = tuple[tuple[str, bytes], ...]
 
@@ -68,11 +49,11 @@ class Tokens:
         UsageError: A file cannot be used.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
+    def __init__(self, options: ServiceOptions, metrics: ServiceMetrics) -> None:
         self._files: dict[Access, Watched[_Digests]] = {}
         for access, flag, path in (
-            (Access.CALLER, "--token-file", config.token_file),
-            (Access.ADMIN, "--admin-token-file", config.admin_token_file),
+            (Access.CALLER, "--token-file", options.token_file),
+            (Access.ADMIN, "--admin-token-file", options.admin_token_file),
         ):
             if path is not None:
                 read = _reader(path, flag)
@@ -106,44 +87,35 @@ class Tokens:
             )
 
 
-class Authentication(grpc.aio.ServerInterceptor):
-    """The first interceptor of an address: lets a call in, or answers it unread.
+class Authentication:
+    """Who may call what at one address.
 
     Args:
-        calls: Counts and logs what is refused like any other call.
         tokens: Those that are good.
         access: The methods of this address, with who may call each.
         elsewhere: Those of them that another address serves in its place.
+
+    Attributes:
+        access: The methods of this address.
     """
 
     def __init__(
-        self,
-        calls: CallInterceptor,
-        tokens: Tokens,
-        *,
-        access: Mapping[str, Access],
-        elsewhere: frozenset[str] = frozenset(),
+        self, tokens: Tokens, *, access: Mapping[str, Access], elsewhere: frozenset[str] = frozenset()
     ) -> None:
-        self._calls, self._tokens, self._access, self._elsewhere = calls, tokens, access, elsewhere
+        self._tokens, self.access, self._elsewhere = tokens, access, elsewhere
 
-    async def intercept_service(
-        self,
-        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]",
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """The method's handler; one that refuses; or None, which gRPC answers with UNIMPLEMENTED."""
-        method = handler_call_details.method
-        try:
-            access = self._access.get(method, Access.CALLER)
-            self._tokens.admit(method, access, handler_call_details.invocation_metadata)
-            if method in self._elsewhere:
-                raise MethodNotAllowed(
-                    f"{_short(method)} is not served at this address; call the server's admin address",
-                    method=_short(method),
-                )
-        except Refusal as refusal:
-            return self._calls.refusing(method if method in self._access else "unknown", refusal)
-        return await continuation(handler_call_details) if method in self._access else None
+    def admit(self, method: str, metadata: Any) -> None:  # noqa: ANN401  # gRPC's pairs of key and value
+        """Lets a call of `method` in; of one that is not served, too, where its token is good.
+
+        Raises:
+            Refusal: It may not come in.
+        """
+        self._tokens.admit(method, self.access.get(method, Access.CALLER), metadata)
+        if method in self._elsewhere:
+            raise MethodNotAllowed(
+                f"{_short(method)} is not served at this address; call the server's admin address",
+                method=_short(method),
+            )
 
 
 def _reader(path: Path, flag: str) -> Callable[[], _Digests]:

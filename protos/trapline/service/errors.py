@@ -1,4 +1,4 @@
-"""What the server makes of an exception that is not one of its own answers."""
+"""What a service makes of an exception that is not one of its own answers."""
 
 import logging
 import secrets
@@ -13,7 +13,7 @@ _LONGEST_ERROR = 500
 def as_refusal(error: BaseException) -> Refusal:
     """`error` itself where it is a Refusal; else an InternalError, and the log has the whole of `error`.
 
-    The caller learns an id, which the log line carries too, and nothing of the server's insides.
+    The caller learns an id, which the log line carries too, and nothing of the service's insides.
     """
     if isinstance(error, Refusal):
         return error

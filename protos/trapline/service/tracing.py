@@ -1,33 +1,27 @@
-"""OpenTelemetry traces of calls, by option: a span a call, with what each of its images waited for below it.
+"""OpenTelemetry traces of calls, by option: a span a call, with what a program says its parts were below it.
 
-Nothing of OpenTelemetry is imported unless `--trace-endpoint` asks for it. The spans of an image are made when it is
-answered, from the durations that its metrics have too, so that tracing touches neither the queue nor the decoding.
+Nothing of OpenTelemetry is imported unless `--trace-endpoint` asks for it. The spans of parts are made when they are
+over, from durations that were measured anyway, so that tracing touches no work.
 """
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from trapline.errors import UsageError
 
-from .batch import Answer
-
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from .calls import Call
 
-#: Images of one call that have spans; a stream may have any number, and a trace must end.
-TRACED_IMAGES = 64
 _SECOND = 1_000_000_000  # in nanoseconds
-# How long a collector that does not answer may hold an export, or the server's end, in seconds.
+# How long a collector that does not answer may hold an export, or the program's end, in seconds.
 _EXPORT_SECONDS = 2
 _NO_EXTRA = "--trace-endpoint needs OpenTelemetry: install 'trapline[tracing]', or leave the option out"
-# Of one image, in turn.
-_PARTS = ("queue", "decode", "run")
 
 
 def exporter_to(endpoint: str) -> "SpanExporter":
@@ -44,9 +38,14 @@ def exporter_to(endpoint: str) -> "SpanExporter":
 
 
 class Tracing:
-    """Makes the spans of calls and hands them to `exporter` on a thread of its own."""
+    """Makes the spans of calls and hands them on, on a thread of its own.
 
-    def __init__(self, exporter: "SpanExporter") -> None:
+    Args:
+        exporter: Takes them.
+        service_name: What traces call this program, where OTEL_SERVICE_NAME says nothing.
+    """
+
+    def __init__(self, exporter: "SpanExporter", service_name: str) -> None:
         from opentelemetry.sdk.environment_variables import OTEL_SERVICE_NAME
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -55,7 +54,7 @@ class Tracing:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         # The environment's OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER count here.
-        resource = Resource.create({SERVICE_NAME: os.environ.get(OTEL_SERVICE_NAME) or "trapline-server"})
+        resource = Resource.create({SERVICE_NAME: os.environ.get(OTEL_SERVICE_NAME) or service_name})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("trapline")
@@ -87,22 +86,19 @@ class CallTrace:
     def __init__(self, tracer: Any, span: Any) -> None:  # noqa: ANN401  # types of an extra that may not be there
         from opentelemetry.trace import set_span_in_context
 
-        self._tracer, self._span, self._image_count = tracer, span, 0
+        self._tracer, self._span = tracer, span
         self._below = set_span_in_context(span)
 
-    def image(self, answer: Answer) -> None:
-        """The spans of an image that was answered just now: queue, decode, run, one after another."""
-        self._image_count += 1
-        if self._image_count > TRACED_IMAGES:
-            return
-        durations = (answer.queue_seconds, answer.preprocess_seconds, answer.inference_seconds)
-        start = time.time_ns() - int(sum(durations) * _SECOND)
-        for name, seconds in zip(_PARTS, durations, strict=True):
+    def add(self, *parts: tuple[str, float, Mapping[str, int]]) -> None:
+        """Spans below the call's, one after another, the last of which ended just now.
+
+        Args:
+            parts: Name, seconds and attributes of each.
+        """
+        start = time.time_ns() - int(sum(seconds for _, seconds, _ in parts) * _SECOND)
+        for name, seconds, attributes in parts:
             end = start + int(seconds * _SECOND)
-            span = self._tracer.start_span(name, self._below, start_time=start)
-            if name == "run":
-                span.set_attribute("trapline.batch_images", answer.batch_image_count)
-            span.end(end)
+            self._tracer.start_span(name, self._below, start_time=start, attributes=attributes).end(end)
             start = end
 
     def end(self, call: "Call", code: grpc.StatusCode, reason: str) -> None:
@@ -111,7 +107,7 @@ class CallTrace:
 
         span = self._span
         span.set_attribute("rpc.grpc.status_code", code.value[0])
-        for name, value in (("model", call.model), ("images", call.image_count), ("error_id", call.error_id)):
+        for name, value in (*call.attributes().items(), ("error_id", call.error_id)):
             if value:
                 span.set_attribute(f"trapline.{name}", value)
         if code is not grpc.StatusCode.OK:

@@ -1,4 +1,4 @@
-"""What the server still takes, and what it has under way: the drain's two steps and the count that it waits for."""
+"""What a program still takes, and what it has under way: the drain's two steps and the count that it waits for."""
 
 import asyncio
 from types import TracebackType
@@ -35,7 +35,7 @@ class Gate:
         """Lets a new call in.
 
         Raises:
-            ShuttingDown: The server drains.
+            ShuttingDown: The program drains.
         """
         if self._closed or (streaming and self.winding_down.is_set()):
             raise shutting_down()
@@ -58,5 +58,5 @@ class Gate:
 
 
 def shutting_down() -> ShuttingDown:
-    """The refusal of a server that drains."""
+    """The refusal of a program that drains."""
     return ShuttingDown("the server is about to stop and takes nothing new; ask another one, or this one again later")
