@@ -46,7 +46,7 @@ def test_group_intervals_hold_the_truth_as_often_as_they_say(groups):
     for _ in range(400):
         targets, predicted, units = answers(random, groups=groups, size=8, right_share=0.85, spread=1.0)
         found = intervals(targets, predicted, units, label_count=2)
-        assert found.method == "group_bootstrap"
+        assert found.method == "group_jackknife"
         low, high = found.accuracy
         held.append(low <= 0.85 <= high)
         low, high = wilson_interval(int((targets == predicted).sum()), len(targets))
@@ -89,3 +89,52 @@ def test_groups_widen_the_interval():
     widths = [found.accuracy[1] - found.accuracy[0] for found in (grouped, single)]
     assert widths[0] > 2 * widths[1]
     assert intervals(targets, predicted, np.repeat(np.arange(40), 10), label_count=2) == grouped
+
+
+def test_a_perfect_score_has_a_width_and_a_class_in_one_group_is_no_crash():
+    """All right in 40 groups: a group counts as one photo; each group half right: no less than single photos' width."""
+    targets, units = np.repeat([0, 1], 200), np.repeat(np.arange(40), 10)
+    perfect = intervals(targets, targets, units, label_count=2)
+    assert perfect.accuracy == perfect.balanced_accuracy == perfect.macro_f1 == wilson_interval(40, 40)
+    nothing = intervals(targets, 1 - targets, units, label_count=2)
+    assert nothing.accuracy == wilson_interval(0, 40)
+    alike = intervals(targets, np.resize([0, 1], 400), units, label_count=2)
+    assert alike.accuracy == pytest.approx(wilson_interval(200, 400), abs=0.005)
+    rare = np.where(units == 39, 2, targets)
+    found = intervals(rare, np.where(units == 39, 0, targets), units, label_count=3)
+    for figure, interval in ((0.975, found.accuracy), (2 / 3, found.balanced_accuracy)):
+        assert interval[0] < figure < interval[1]
+    assert found.recall[2] is None
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98, 0.998])
+def test_an_interval_holds_its_own_figure_and_stays_within_0_and_1(share):
+    """Whatever the answers: low <= figure <= high, and the ends are shares."""
+    random = np.random.default_rng(11)
+    for _ in range(20):
+        targets, predicted, units = answers(random, groups=40, size=8, right_share=share, spread=1.0)
+        found = intervals(targets, predicted, units, label_count=2)
+        low, high = found.accuracy
+        assert 0 <= low <= np.mean(targets == predicted) <= high <= 1
+        assert high - low > 0
+        for low, high in (found.balanced_accuracy, found.macro_f1):
+            assert 0 <= low < high <= 1
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("groups", [30, 60])
+def test_intervals_over_classes_hold_the_truth_as_often_as_they_say(groups):
+    """Three classes, a group is of one of them: 91 to 98 % of the intervals of balanced accuracy hold the truth."""
+    random, shares = np.random.default_rng(100 + groups), np.array([0.9, 0.8, 0.7])
+    held = []
+    for _ in range(400):
+        label, sizes = random.integers(0, 3, groups), random.integers(1, 16, groups)
+        share = random.beta(4 * shares[label], 4 * (1 - shares[label]))
+        units = np.repeat(np.arange(groups), sizes)
+        right = random.random(len(units)) < share[units]
+        targets = label[units]
+        predicted = np.where(right, targets, (targets + random.integers(1, 3, len(units))) % 3)
+        low, high = intervals(targets, predicted, units, label_count=3).balanced_accuracy
+        held.append(low <= 0.8 <= high)
+    assert 0.91 <= np.mean(held) <= 0.98

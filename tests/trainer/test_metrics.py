@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from trainer.evaluate import intervals
 from trainer.evaluate.metrics import figures
 
 LABELS = ["deer", "empty", "fox", "hog"]
@@ -40,10 +39,8 @@ def awkward_case(seed):
     "seeds",
     [range(100), *(pytest.param(range(start, start + 100), marks=pytest.mark.full) for start in range(100, 1000, 100))],
 )
-def test_figures_equal_scikit_learns(seeds, monkeypatch):
+def test_figures_equal_scikit_learns(seeds):
     """In 1,000 random cases every figure is scikit-learn's own to 1e-9, also for classes empty or of one image."""
-    # What is drawn again has tests of its own.
-    monkeypatch.setattr(intervals, "_DRAWS", 2)
     for seed in seeds:
         probabilities, targets, labels = awkward_case(seed)
         got = figures(probabilities, targets, labels)
