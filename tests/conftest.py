@@ -1,6 +1,11 @@
 import csv
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +52,48 @@ def certificates(tmp_path_factory):
         pair.key.chmod(0o600)
         setattr(paths, name, pair)
     return paths
+
+
+class Runs:
+    """`trainer` in fresh processes, one after another, forked from one that has torch imported: seconds less each."""
+
+    def __init__(self, log):
+        self._log = log
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).parent / "e2e" / "runs.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments, kill_after=None, **job):
+        """Its exit status (as Popen.returncode has it) and what it said; killed after so many seconds, where given."""
+        self._log.write_text("")
+        job = {"arguments": [str(argument) for argument in arguments], "log": str(self._log), **job}
+        print(json.dumps(job), file=self._process.stdin, flush=True)
+        process = int(self._process.stdout.readline())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        code = int(self._process.stdout.readline())
+        said = self._log.read_text(encoding="utf-8")
+        assert "Traceback" not in said, said
+        return code, said
+
+    def close(self):
+        """Ends the process that the others are forked from."""
+        self._process.stdin.close()
+        assert self._process.wait(timeout=60) == 0
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """Runs `trainer` without importing torch again: gives its exit status and what it said."""
+    runs = Runs(tmp_path_factory.mktemp("log") / "log")
+    yield runs
+    runs.close()
 
 
 @pytest.fixture(scope="session")

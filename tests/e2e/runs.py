@@ -3,8 +3,9 @@
 One JSON object a line on standard input: `arguments` (of `trainer`), `log` (file for what it says) and optionally
 `events` (file that lists what the run reported, one event a line), `die_at` (such an event, at which the run kills
 itself as `kill -9` does), `fill_at` (how an event begins, a file that is written at the first such one, and how many
-bytes it leaves on its disk) or `address_space_mib` (how much more the process may take than it has). Two lines on
-standard output: the process's id when it starts, its exit status when it ended (as Popen.returncode has it).
+bytes it leaves on its disk), `address_space_mib` (how much more the process may take than it has) or `folder` (where it
+runs). Two lines on standard output: the process's id when it starts, its exit status when it ended (as
+Popen.returncode has it).
 """
 
 import json
@@ -76,6 +77,10 @@ def child(job):
     os.dup2(out, 1)
     os.dup2(out, 2)
     code = 1
+    if "folder" in job:
+        os.chdir(job["folder"])
+    for name in [name for name in os.environ if name.startswith("TRAINER_")]:
+        del os.environ[name]
     if "address_space_mib" in job:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         most = pages * resource.getpagesize() + job["address_space_mib"] * 2**20

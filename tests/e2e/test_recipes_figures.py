@@ -1,12 +1,9 @@
 """docs/recipes.md: each project's command, made small, leaves every figure that the page names."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +11,6 @@ import pytest
 from PIL import Image
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
-TRAINER = Path(sys.executable).parent / "trainer"
 
 #: Drawn photos of each class.
 _PHOTOS = 12
@@ -58,15 +54,12 @@ def projects():
 PROJECTS = projects()
 
 
-def made(project, shared, folder, *options):
-    """Runs a project's command in `folder`, with `options` behind it and `shared` for its photos; gives its labels."""
+def made(project, forked, shared, folder, *options):
+    """Runs a project's command in `folder`, with `options` behind it and `shared` for its photos."""
     words = [word.replace("$TRAPLINE_SHARED", str(shared)) for word in project.words]
     assert words[0] == "trainer"
-    command = [str(TRAINER), *words[1:], "--cache-dir", str(folder / "cache"), *options]
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("TRAINER_")}
-    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return Path(words[words.index("--out") + 1])
+    code, said = forked(*words[1:], "--cache-dir", folder / "cache", *options, folder=str(folder))
+    assert code == 0, said
 
 
 def check_figures(project, folder, *, every_class):
@@ -159,20 +152,20 @@ def test_the_page_has_a_command_for_every_project_and_paths_that_are_its_own():
     ids=lambda project: project.name,
 )
 @pytest.mark.timeout(900)
-def test_each_command_made_small_leaves_its_figures(project, drawn, tmp_path):
+def test_each_command_made_small_leaves_its_figures(project, forked, drawn, tmp_path):
     """On drawn photos of 32 px, from random weights, for one epoch: every figure that the page names is there."""
     small = ["--image-px", "32", "--epochs", "1", "--batch-size", "8", "--group-by", "none"]
     small += ["--sizes", "3,all"] if project.words[1] == "study" else []
-    made(project, drawn, tmp_path, *small)
+    made(project, forked, drawn, tmp_path, *small)
     check_figures(project, tmp_path, every_class=False)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
 @pytest.mark.timeout(3000)
-def test_each_command_on_the_real_photos_leaves_its_figures(project, shared, tmp_path):
+def test_each_command_on_the_real_photos_leaves_its_figures(project, forked, shared, tmp_path):
     """With the real photos and weights, at 96 px for two epochs: every figure of every class is there."""
     small = ["--image-px", "96", "--epochs", "2"]
     small += ["--sizes", "10,all"] if project.words[1] == "study" else []
-    made(project, shared, tmp_path, *small)
+    made(project, forked, shared, tmp_path, *small)
     check_figures(project, tmp_path, every_class=True)

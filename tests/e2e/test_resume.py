@@ -7,10 +7,8 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import onnx
 import pytest
@@ -20,58 +18,18 @@ from trapline import model_file
 # Runs that train and export: seconds on a quiet machine, minutes on a busy one.
 pytestmark = pytest.mark.timeout(500)
 
-RUNS = Path(__file__).with_name("runs.py")
 SEED = 2211
 
 
-class Runs:
-    """`trainer` in fresh processes, one after another, forked from one that has torch imported."""
-
-    def __init__(self, log):
-        self._log = log
-        self._process = subprocess.Popen(
-            [sys.executable, RUNS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, *arguments, kill_after=None, **job):
-        """Its exit status (as Popen.returncode has it) and what it said; killed after so many seconds, where given."""
-        self._log.write_text("")
-        job = {"arguments": [str(argument) for argument in arguments], "log": str(self._log), **job}
-        print(json.dumps(job), file=self._process.stdin, flush=True)
-        process = int(self._process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        code = int(self._process.stdout.readline())
-        said = self._log.read_text(encoding="utf-8")
-        assert "Traceback" not in said, said
-        return code, said
-
-    def close(self):
-        """Ends the process that the others are forked from."""
-        self._process.stdin.close()
-        assert self._process.wait(timeout=60) == 0
-        self._process.stdout.close()
-
-
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory):
-    """Runs `trainer`: gives its exit status and what it said."""
-    runs = Runs(tmp_path_factory.mktemp("log") / "log")
-    yield runs
-    runs.close()
-
-
-@pytest.fixture(scope="module")
-def unbroken(command, trainer, tmp_path_factory):
+def unbroken(command, forked, tmp_path_factory):
     """A run that was never stopped, and its events: the phases that it went through, in order."""
-    return finished(command, trainer, tmp_path_factory.mktemp("unbroken") / "run")
+    return finished(command, forked, tmp_path_factory.mktemp("unbroken") / "run")
 
 
-def finished(command, trainer, out, *more):
+def finished(command, forked, out, *more):
     events = out.with_suffix(".events")
-    code, said = trainer(*command(out, *more), events=str(events))
+    code, said = forked(*command(out, *more), events=str(events))
     assert code == 0, said
     # What fine-tuning gave is what is exported: of a run that kept its head the bytes would say little.
     assert json.loads((out / "metrics.json").read_text())["stage"] == "finetune"
@@ -111,22 +69,22 @@ def of_phase(events, *phases):
 
 
 @pytest.mark.full
-def test_killed_at_random_ends_with_equal_bytes(command, trainer, unbroken, tmp_path):
+def test_killed_at_random_ends_with_equal_bytes(command, forked, unbroken, tmp_path):
     """Killed by -9 before fine-tuning and at a step of it: the same command again ends with an unbroken run's bytes."""
     reference, events = unbroken
     chance, out = random.Random(SEED), tmp_path / "run"
     moments = [chance.choice(of_phase(events, "features", "head")), chance.choice(of_phase(events, "fine-tune")[:-1])]
     for moment in moments:
-        assert trainer(*command(out), die_at=moment)[0] == -signal.SIGKILL, moment
+        assert forked(*command(out), die_at=moment)[0] == -signal.SIGKILL, moment
         assert not (out / "model.onnx").exists()
-    code, said = trainer(*command(out))
+    code, said = forked(*command(out))
     assert code == 0, said
     assert_equal(out, reference)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(2000)
-def test_killed_at_ten_random_steps_ends_with_equal_bytes(command, trainer, unbroken, tmp_path):
+def test_killed_at_ten_random_steps_ends_with_equal_bytes(command, forked, unbroken, tmp_path):
     """Ten runs, each killed once: six at a step of fine-tuning, four around it, to the last check of the file."""
     reference, events = unbroken
     chance = random.Random(SEED)
@@ -136,28 +94,28 @@ def test_killed_at_ten_random_steps_ends_with_equal_bytes(command, trainer, unbr
     moments = [chance.choice(some) for some in around] + chance.sample(steps, 6)
     for number, moment in enumerate(moments):
         out = tmp_path / str(number)
-        assert trainer(*command(out), die_at=moment)[0] == -signal.SIGKILL, moment
-        code, said = trainer(*command(out))
+        assert forked(*command(out), die_at=moment)[0] == -signal.SIGKILL, moment
+        code, said = forked(*command(out))
         assert code == 0, (moment, said)
         assert_equal(out, reference)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(2000)
-def test_killed_at_ten_random_times_ends_with_equal_bytes(command, trainer, unbroken, tmp_path):
+def test_killed_at_ten_random_times_ends_with_equal_bytes(command, forked, unbroken, tmp_path):
     """Killed by -9 from outside at any time, amid writing too: ten runs, some killed three times, the same bytes."""
     reference, _ = unbroken
     chance, killed = random.Random(SEED), 0
     began = time.monotonic()
-    assert trainer(*command(tmp_path / "timed"))[0] == 0
+    assert forked(*command(tmp_path / "timed"))[0] == 0
     seconds = time.monotonic() - began
     for number in range(10):
         out, code = tmp_path / str(number), -signal.SIGKILL
         for _ in range(1 + number % 3):
-            code, said = trainer(*command(out), kill_after=chance.uniform(0, seconds))
+            code, said = forked(*command(out), kill_after=chance.uniform(0, seconds))
             assert code in (0, -signal.SIGKILL), (SEED, said)
             killed += code != 0
-        code, said = trainer(*command(out))
+        code, said = forked(*command(out))
         assert code == 0, (SEED, number, said)
         assert_equal(out, reference)
     assert killed >= 8
@@ -165,32 +123,32 @@ def test_killed_at_ten_random_times_ends_with_equal_bytes(command, trainer, unbr
 
 @pytest.mark.full
 @pytest.mark.timeout(2000)
-def test_choices_made_before_training_are_made_once(command, trainer, tmp_path):
+def test_choices_made_before_training_are_made_once(command, forked, tmp_path):
     """With the fit and the rate chosen by the run, killed in each phase in turn, the bytes are an unbroken run's."""
     more = ("--fit", "auto", "--learning-rate", "auto", "--earliest-rate", "0.1")
-    reference, events = finished(command, trainer, tmp_path / "unbroken", *more)
+    reference, events = finished(command, forked, tmp_path / "unbroken", *more)
     # A cache of its own: what the first run cached would not be scanned photo by photo.
     more, chance, out = (*more, "--cache-dir", tmp_path / "other"), random.Random(SEED), tmp_path / "run"
     phases = list(dict.fromkeys(event.rsplit(" ", 1)[0] for event in events if not event.startswith("say")))
     assert {"features stretch", "head letterbox", "features center_crop", "fine-tune"} <= set(phases)
     for phase in phases:
         moment = chance.choice(of_phase(events, phase))
-        assert trainer(*command(out, *more), die_at=moment)[0] == -signal.SIGKILL, moment
-    code, said = trainer(*command(out, *more))
+        assert forked(*command(out, *more), die_at=moment)[0] == -signal.SIGKILL, moment
+    code, said = forked(*command(out, *more))
     assert code == 0, said
     assert_equal(out, reference)
 
 
 @pytest.mark.full
-def test_another_class_list_is_refused_by_name(home, command, trainer, unbroken, tmp_path):
+def test_another_class_list_is_refused_by_name(home, command, forked, unbroken, tmp_path):
     """A killed run is never gone on with by photos of other classes: exit 2, the first changed photos named."""
     _, events = unbroken
     out = tmp_path / "run"
     shutil.copytree(home / "photos", tmp_path / "photos")
-    assert trainer(*command(out, photos=tmp_path / "photos"), die_at=of_phase(events, "head")[0])[0] == -9
+    assert forked(*command(out, photos=tmp_path / "photos"), die_at=of_phase(events, "head")[0])[0] == -9
     assert (out / "plan.json").exists()
     (tmp_path / "photos" / "blue").rename(tmp_path / "photos" / "violet")
-    code, said = trainer(*command(out, photos=tmp_path / "photos"))
+    code, said = forked(*command(out, photos=tmp_path / "photos"))
     assert code == 2
     sentence = said.splitlines()[-1]
     assert "holds a run of other photos" in sentence
@@ -203,14 +161,14 @@ def test_another_class_list_is_refused_by_name(home, command, trainer, unbroken,
     [(("--epochs", "0"), (300, "8")), (("--weights", "none"), (600, "8|16"))],
     ids=["features", "training"],
 )
-def test_too_little_memory_names_a_batch_size_to_try(command, trainer, tmp_path, more, limits):
+def test_too_little_memory_names_a_batch_size_to_try(command, forked, tmp_path, more, limits):
     """Where a batch does not fit, exit 1: half of a step's images, or of those that pass at once, is what to try.
 
     Which of the two comes first in training depends on what the process has already.
     """
     (address_space_mib, smaller), out = limits, tmp_path / "run"
     more = (*more, "--image-px", "224", "--batch-size", "32")
-    code, said = trainer(*command(out, *more), address_space_mib=address_space_mib)
+    code, said = forked(*command(out, *more), address_space_mib=address_space_mib)
     assert code == 1, said
     sentence = said.splitlines()[-1]
     assert re.search(rf"there is not enough memory on cpu for --batch-size 32; try ({smaller})$", sentence), said
@@ -237,12 +195,12 @@ def disk(folder, kib):
 
 
 @pytest.mark.full
-def test_a_full_disk_costs_checkpoints_and_not_the_run(command, trainer, unbroken, tmp_path):
+def test_a_full_disk_costs_checkpoints_and_not_the_run(command, forked, unbroken, tmp_path):
     """Where training leaves room for the results and none for a checkpoint, it says so once; the bytes are the same."""
     with disk(tmp_path / "disk", 200 * 1024):
         full = ("say this run takes", str(tmp_path / "disk" / "filler"), 12 * 2**20)
         out = tmp_path / "disk" / "run"
-        code, said = trainer(*command(out, "--cache-dir", tmp_path / "cache"), fill_at=full)
+        code, said = forked(*command(out, "--cache-dir", tmp_path / "cache"), fill_at=full)
         assert code == 0, said
         assert said.count("no checkpoint was written: the disk of") == 1
         assert "Training goes on" in said
@@ -252,7 +210,7 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(command, trainer, unbroke
 
 @pytest.mark.full
 @pytest.mark.parametrize("moment", ["features", "fine-tune", "test"])
-def test_a_run_that_ended_by_a_full_disk_goes_on_when_there_is_room(command, trainer, unbroken, tmp_path, moment):
+def test_a_run_that_ended_by_a_full_disk_goes_on_when_there_is_room(command, forked, unbroken, tmp_path, moment):
     """Full while it runs: one sentence with the folder and what to do, exit 1, then the same command ends well."""
     with disk(tmp_path / "disk", 200 * 1024):
         out, cache, filler = (
@@ -260,34 +218,34 @@ def test_a_run_that_ended_by_a_full_disk_goes_on_when_there_is_room(command, tra
             ("--cache-dir", tmp_path / "cache"),
             tmp_path / "disk" / "filler",
         )
-        code, said = trainer(*command(out, *cache), fill_at=(moment, str(filler), 0))
+        code, said = forked(*command(out, *cache), fill_at=(moment, str(filler), 0))
         assert code == 1, said
         sentence = said.splitlines()[-1]
         assert "disk" in sentence
         assert "is full" in sentence
         assert str(out) in sentence
         filler.unlink()
-        code, said = trainer(*command(out, *cache))
+        code, said = forked(*command(out, *cache))
         assert code == 0, said
         assert_equal(out, unbroken[0])
 
 
 @pytest.mark.full
-def test_a_disk_that_is_too_small_is_told_before_the_run(command, trainer, unbroken, tmp_path):
+def test_a_disk_that_is_too_small_is_told_before_the_run(command, forked, unbroken, tmp_path):
     """With less room than the run folder needs: exit 1 before training, with both figures; then it goes on."""
     with disk(tmp_path / "disk", 2 * 1024) as enlarge:
         out, cache = tmp_path / "disk" / "run", ("--cache-dir", tmp_path / "cache")
-        code, said = trainer(*command(out, *cache))
+        code, said = forked(*command(out, *cache))
         assert code == 1, said
         assert re.search(rf"the disk of {out} has \d+ MiB free, and the run folder needs up to \d+ MiB", said), said
         enlarge(200)
-        code, said = trainer(*command(out, *cache))
+        code, said = forked(*command(out, *cache))
         assert code == 0, said
         assert_equal(out, unbroken[0])
 
 
 @pytest.mark.full
-def test_a_disk_that_is_almost_full_when_a_run_goes_on(command, trainer, unbroken, tmp_path):
+def test_a_disk_that_is_almost_full_when_a_run_goes_on(command, forked, unbroken, tmp_path):
     """With no room for the next checkpoint, and killed again: it goes on from the last whole one, to equal bytes."""
     with disk(tmp_path / "disk", 200 * 1024):
         out, cache, filler = (
@@ -295,12 +253,12 @@ def test_a_disk_that_is_almost_full_when_a_run_goes_on(command, trainer, unbroke
             ("--cache-dir", tmp_path / "cache"),
             tmp_path / "disk" / "filler",
         )
-        assert trainer(*command(out, *cache), die_at="fine-tune 6")[0] == -signal.SIGKILL
+        assert forked(*command(out, *cache), die_at="fine-tune 6")[0] == -signal.SIGKILL
         before = (out / "checkpoint" / "progress.safetensors").read_bytes()
         full = ("say this run takes", str(filler), 6 * 2**20)
-        assert trainer(*command(out, *cache), fill_at=full, die_at="fine-tune 18")[0] == -signal.SIGKILL
+        assert forked(*command(out, *cache), fill_at=full, die_at="fine-tune 18")[0] == -signal.SIGKILL
         assert (out / "checkpoint" / "progress.safetensors").read_bytes() == before
         filler.unlink()
-        code, said = trainer(*command(out, *cache))
+        code, said = forked(*command(out, *cache))
         assert code == 0, said
         assert_equal(out, unbroken[0])

@@ -1,10 +1,6 @@
 """Whole runs whose choices are their own: `--fit auto`, `--refit all`, `--balance auto`, from weights in a file."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,8 +12,6 @@ from PIL import Image
 from trapline import model_file
 
 pytestmark = pytest.mark.timeout(500)
-
-TRAINER = Path(sys.executable).parent / "trainer"
 
 
 @pytest.fixture(scope="module")
@@ -43,40 +37,37 @@ def photos(tmp_path_factory):
     return folder
 
 
-def run(photos, weights, out, *options):
-    command = [TRAINER, "run", photos, "--out", out, "--backbone", "mobilenet_v3_small", "--weights", weights]
+def run(forked, photos, weights, out, *options):
+    command = ["run", photos, "--out", out, "--backbone", "mobilenet_v3_small", "--weights", weights]
     command += ["--image-px", "32", "--epochs", "0", "--cache-dir", out.parent / "cache", *options]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("TRAINER_")}
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False, timeout=400, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    code, said = forked(*command)
+    assert code == 0, said
     metadata = model_file.from_properties(
         {prop.key: prop.value for prop in onnx.load(out / "model.onnx").metadata_props}
     )
-    return done, json.loads((out / "plan.json").read_text()), json.loads((out / "metrics.json").read_text()), metadata
+    return said, json.loads((out / "plan.json").read_text()), json.loads((out / "metrics.json").read_text()), metadata
 
 
-def test_fit_and_balance_are_chosen_told_and_kept(photos, weights, tmp_path):
+def test_fit_and_balance_are_chosen_told_and_kept(forked, photos, weights, tmp_path):
     """The table names the three fits, the winner is in plan and model file, and rare classes are told."""
-    done, plan, _, metadata = run(photos, weights, tmp_path / "run", "--fit", "auto", "--balance", "auto")
+    said, plan, _, metadata = run(forked, photos, weights, tmp_path / "run", "--fit", "auto", "--balance", "auto")
     assert set(plan["fits_compared"]) == {"stretch", "letterbox", "center_crop"}
     losses = {fit: row["loss"] for fit, row in plan["fits_compared"].items()}
     whole = min(("stretch", "letterbox"), key=losses.__getitem__)
     ahead = losses[whole] - losses["center_crop"] > plan["fits_compared"]["center_crop"]["standard_error"]
     assert plan["fit"] == ("center_crop" if ahead else whole)
     assert metadata.preprocessing.fit == model_file.Preprocessing.Fit.Value(f"FIT_{plan['fit'].upper()}")
-    assert f"{plan['fit']:<12} loss {losses[plan['fit']]:.3f}" in done.stderr
-    assert "<- taken" in done.stderr
+    assert f"{plan['fit']:<12} loss {losses[plan['fit']]:.3f}" in said
+    assert "<- taken" in said
     assert plan["balance"] == "loss"
-    assert "--balance auto: the largest class has 3." in done.stderr
+    assert "--balance auto: the largest class has 3." in said
 
 
 @pytest.mark.full
-def test_refit_keeps_the_figures_and_says_so(photos, weights, tmp_path):
+def test_refit_keeps_the_figures_and_says_so(forked, photos, weights, tmp_path):
     """The head changes, the test figures are those from before, and the model file tells."""
-    _, _, plain, one = run(photos, weights, tmp_path / "plain")
-    done, _, again, two = run(photos, weights, tmp_path / "again", "--refit", "all")
+    _, _, plain, one = run(forked, photos, weights, tmp_path / "plain")
+    said, _, again, two = run(forked, photos, weights, tmp_path / "again", "--refit", "all")
     assert again["test"] == plain["test"]
     assert (plain["refit"], again["refit"]) == ("none", "all")
     assert (one.refit, two.refit) == ("", "all")
@@ -85,4 +76,4 @@ def test_refit_keeps_the_figures_and_says_so(photos, weights, tmp_path):
     ).read_bytes()
     weights_of = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("plain", "again")]
     assert weights_of[0] != weights_of[1]
-    assert "fitted again on every photo after the figures above were measured" in done.stdout
+    assert "fitted again on every photo after the figures above were measured" in said

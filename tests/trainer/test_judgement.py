@@ -2,9 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +12,6 @@ from PIL import Image, ImageEnhance
 # A run imports torch and exports: half a minute on a quiet machine, several on a busy one.
 pytestmark = pytest.mark.timeout(500)
 
-TRAINER = Path(sys.executable).parent / "trainer"
 COPIES, WRONG = 6, ("train/red/wrong0.png", "train/green/wrong1.png", "val/red/wrong2.png")
 
 
@@ -31,7 +27,7 @@ def draw(path, colour, seed):
 
 
 @pytest.fixture(name="run", scope="module")
-def _run(tmp_path_factory):
+def _run(forked, tmp_path_factory):
     """A finished run on given parts with copies of training photos in test/ and three wrong labels; and its output."""
     home = tmp_path_factory.mktemp("judged")
     photos, number = home / "photos", 0
@@ -48,11 +44,11 @@ def _run(tmp_path_factory):
         copy.save(photos / "test" / "red" / f"copy{place}.jpg", quality=90)
     torch.manual_seed(0)
     torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), home / "weights.pth")
-    command = [TRAINER, "run", photos, "--out", home / "run", "--backbone", "mobilenet_v3_small", "--epochs", "0"]
+    command = ["run", photos, "--out", home / "run", "--backbone", "mobilenet_v3_small", "--epochs", "0"]
     command += ["--weights", home / "weights.pth", "--image-px", "32", "--cache-dir", home / "cache"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, done.stderr
-    return home / "run", done.stdout
+    code, said = forked(*command)
+    assert code == 0, said
+    return home / "run", said
 
 
 def rows_of(path):
