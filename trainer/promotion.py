@@ -1,12 +1,8 @@
-"""Whether a run's file becomes the next version of a model: asked of the run's own test photos, beside the newest one.
+"""Whether a run's file becomes the next version of a model, beside the newest one; and publishing it, once."""
 
-The run's answers are those of the network before any refit, which saw none of these photos; the other version answers
-by its exported file, through the contract's preprocessing. What is paired is whether each photo's best class is right.
-"""
-
-import csv
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,41 +10,14 @@ from typing import Any, Literal, Self
 from trapline import model_file
 from trapline.processors import thread_count
 
+from .comparison import Comparison, compared, opened
 from .config import RunConfig
 from .errors import UsageError
-from .evaluate.model import ExportedModel, classify_files, load
-from .evaluate.paired import mcnemar
-from .progress import Progress, Report
-from .publish import publish
+from .progress import Report
+from .publish import VersionAppeared, newest_number, publish
 from .run_folder import RunFolder
 
 _Promote = Literal["if_better", "always", "never"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The run's file beside another version, on the run's test photos.
-
-    Attributes:
-        version: The other one.
-        image_count: Photos that both were asked about.
-        accuracy: Share that the run's file is right on, in [0, 1].
-        other_accuracy: Share that the other one is right on.
-        only_new_right_count: Photos that only the run's file is right on.
-        only_other_right_count: Photos that only the other one is right on.
-        p_value: Of McNemar's test of the two counts.
-        same_split: Whether the other one was trained and chosen by the same parts of the same photos, so that it saw
-            none of these.
-    """
-
-    version: str
-    image_count: int
-    accuracy: float
-    other_accuracy: float
-    only_new_right_count: int
-    only_other_right_count: int
-    p_value: float
-    same_split: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +73,13 @@ def judged(
             return Verdict(promoted=False, reason=f"--promote never; {model_id} has no version yet")
         return Verdict(promoted=True, reason=f"it is the first version of {model_id}")
     try:
-        other = load(newest, threads=threads)
+        other = opened(newest, threads=threads)
     except UsageError as error:
-        reason = f"version {newest.parent.name} cannot be asked ({error})"
-        return Verdict(
-            promoted=promote != "never", reason=reason if promote != "never" else f"--promote never; {reason}"
-        )
-    mine = load(run / model_file.file_name(), threads=1)
-    answers = _test_answers(run)
-    right = _right(other, answers, photos=photos, threads=threads, report=report)
-    return _verdict(_compared(newest.parent.name, answers, right, same_split=_same_split(mine, other)), promote)
+        return _unasked(newest, error, promote)
+    found = compared(run, other, newest.parent.name, photos=photos, threads=threads, report=report)
+    if found is None:
+        return _unknown(newest, "none of the test photos can be read any more", promote)
+    return _verdict(found, promote)
 
 
 def published(
@@ -125,7 +91,8 @@ def published(
         folder: The run's, with its file.
         models: The model repository.
         model_id: The id to publish under.
-        judge: Says whether the file is to be published; not asked again where that has been done already.
+        judge: Says whether the file is to be published; not asked again where that has been done already, and once
+            more where another version appeared meanwhile.
 
     Returns:
         The verdict, and the version's folder; None where it was not promoted.
@@ -135,12 +102,15 @@ def published(
     for version in models.glob(f"{model_id}/[0-9]*/{model.name}") if earlier else ():
         if hashlib.sha256(version.read_bytes()).hexdigest() == earlier:
             return Verdict.of(folder.state["verdict"]), version.parent
-    verdict = judge()
-    if not verdict.promoted:
-        return verdict, None
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    folder.set_state("running", publishing=digest, verdict=asdict(verdict))
-    return verdict, publish(model, models, model_id)
+    while True:
+        judged_after = newest_number(models / model_id)
+        verdict = judge()
+        if not verdict.promoted:
+            return verdict, None
+        folder.set_state("running", publishing=digest, verdict=asdict(verdict))
+        with suppress(VersionAppeared):
+            return verdict, publish(model, models, model_id, after=judged_after)
 
 
 def publication(config: RunConfig, folder: RunFolder, *, photos: Path, report: Report) -> tuple[dict[str, Any], str]:
@@ -175,6 +145,25 @@ def newest_version(models: Path, model_id: str) -> Path | None:
     return max(numbered, key=lambda path: int(path.parent.name), default=None)
 
 
+def _unasked(newest: Path, error: UsageError, promote: _Promote) -> Verdict:
+    """Where the newest version does not answer: a broken file serves nobody, one that is only out of reach may."""
+    # Reasons are told to clients, who have no business with paths of this machine.
+    why = str(error).replace(str(newest), newest.name)
+    if isinstance(error.__cause__, OSError):
+        return _unknown(newest, why, promote)
+    reason = f"version {newest.parent.name} is broken ({why})"
+    if promote == "if_better":
+        return Verdict(promoted=True, reason=f"{reason}: it is replaced, with nothing to compare with")
+    return Verdict(promoted=promote == "always", reason=f"--promote {promote}; {reason}")
+
+
+def _unknown(newest: Path, why: str, promote: _Promote) -> Verdict:
+    """Where nobody can say which is better: what is served stays."""
+    reason = f"not compared with version {newest.parent.name}: {why}"
+    asked = "" if promote == "if_better" else f"--promote {promote}; "
+    return Verdict(promoted=promote == "always", reason=asked + reason)
+
+
 def _verdict(found: Comparison, promote: _Promote) -> Verdict:
     mine, others = (round(share * found.image_count) for share in (found.accuracy, found.other_accuracy))
     figures = (
@@ -190,56 +179,3 @@ def _verdict(found: Comparison, promote: _Promote) -> Verdict:
         better = found.only_new_right_count > found.only_other_right_count
         return Verdict(promoted=better, reason=f"{'better' if better else 'not better'}: {figures}", comparison=found)
     return Verdict(promoted=promote == "always", reason=f"--promote {promote}; {figures}", comparison=found)
-
-
-def _test_answers(run: Path) -> list[tuple[str, str, str]]:
-    """Path, label and predicted class of each test photo."""
-    with (run / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [(row["path"], row["label"], row["predicted"]) for row in csv.DictReader(file) if row["part"] == "test"]
-
-
-def _right(
-    other: ExportedModel,
-    answers: Sequence[tuple[str, str, str]],
-    *,
-    photos: Path,
-    threads: int,
-    report: Report,
-) -> list[bool]:
-    """Whether the other version is right on each photo: never where it does not know the photo's class."""
-    total = len(answers)
-    rows = classify_files(
-        other,
-        [photos / path for path, _, _ in answers],
-        threads=threads,
-        report=lambda done: report.progress(Progress(phase="compare", done=done, total=total)),
-    )
-    return [
-        not isinstance(scores, str) and other.labels[int(scores[: len(other.labels)].argmax())] == label
-        for (_, label, _), (_, scores) in zip(answers, rows, strict=True)
-    ]
-
-
-def _compared(
-    version: str, answers: Sequence[tuple[str, str, str]], other_right: Sequence[bool], *, same_split: bool
-) -> Comparison:
-    new_right = [label == predicted for _, label, predicted in answers]
-    pairs = list(zip(new_right, other_right, strict=True))
-    only_new, only_other = pairs.count((True, False)), pairs.count((False, True))
-    return Comparison(
-        version=version,
-        image_count=len(pairs),
-        accuracy=sum(new_right) / len(pairs),
-        other_accuracy=sum(other_right) / len(pairs),
-        only_new_right_count=only_new,
-        only_other_right_count=only_other,
-        p_value=mcnemar(only_new, only_other)[0],
-        same_split=same_split,
-    )
-
-
-def _same_split(mine: ExportedModel, other: ExportedModel) -> bool:
-    ours, theirs = mine.metadata, other.metadata
-    same = (ours.data_digest, ours.split_digest) == (theirs.data_digest, theirs.split_digest)
-    # A head that was fitted again at the end saw the test photos of its own split.
-    return same and theirs.refit != "all"

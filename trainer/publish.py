@@ -19,11 +19,22 @@ from .run_folder import write_atomically
 MODEL_FILE = model_file.file_name()
 
 
-def publish(model: Path, models: Path, model_id: str) -> Path:
+class VersionAppeared(TrainerError):
+    """Somebody else published meanwhile."""
+
+
+def publish(model: Path, models: Path, model_id: str, *, after: int | None = None) -> Path:
     """Copies `model` into the repository `models` under `model_id`; gives the new version's folder.
+
+    Args:
+        model: The file.
+        models: The model repository.
+        model_id: The id to publish under.
+        after: What `newest_number` must still give; any where absent.
 
     Raises:
         TrainerError: The repository cannot be written.
+        VersionAppeared: The newest version is another one than `after`; nothing was changed.
     """
     home = models / model_id
     try:
@@ -36,7 +47,7 @@ def publish(model: Path, models: Path, model_id: str) -> Path:
             # mkdtemp's folder is private; a server often runs as another user.
             temporary.chmod(0o755)
             _sync(temporary)
-            version = _rename_to_next(temporary, home)
+            version = _rename_to_next(temporary, home, after)
             _sync(home)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -72,10 +83,25 @@ def _beside(model: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _rename_to_next(temporary: Path, home: Path) -> Path:
+def newest_number(home: Path) -> int:
+    """The highest number that a folder of a model has; 0 where none has one.
+
+    Raises:
+        TrainerError: The repository cannot be read.
+    """
+    try:
+        names = [entry.name for entry in home.iterdir()] if home.is_dir() else []
+    except OSError as error:
+        raise TrainerError(f"cannot read {home} ({error.strerror}); nothing was changed there") from error
+    return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
+
+
+def _rename_to_next(temporary: Path, home: Path, after: int | None) -> Path:
     while True:
-        versions = [int(entry.name) for entry in home.iterdir() if entry.name.isascii() and entry.name.isdigit()]
-        version = home / str(max(versions, default=0) + 1)
+        newest = newest_number(home)
+        if after is not None and newest != after:
+            raise VersionAppeared(f"version {newest} appeared in {home}; nothing was changed there")
+        version = home / str(newest + 1)
         try:
             # Onto a folder with files in it rename fails, so two publishers never share a version.
             return temporary.rename(version)

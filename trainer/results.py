@@ -134,7 +134,7 @@ def _interval(test: Mapping[str, Any]) -> str:
         sentence: str = test["interval_sentence"]
         return sentence
     low, high = test["accuracy_interval"]
-    how = " over groups" if test["interval_method"] == "group_bootstrap" else ""
+    how = " over groups" if test["interval_method"] == "group_jackknife" else ""
     return f"95 % interval{how} {low:.1%} to {high:.1%}"
 
 

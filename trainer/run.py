@@ -151,9 +151,11 @@ def _finished(config: RunConfig, folder: RunFolder, trained: "Trained", report: 
     result = sentences(metrics, folder.path)
     if config.publish is not None and config.model_id is not None:
         from .promotion import publication
+        from .report.html import write_report
 
         published, sentence = publication(config, folder, photos=trained.data.scan.root, report=report)
         write_json(folder.path / METRICS_FILE, metrics | {"publication": published})
+        write_report(folder.path, images=config.images)
         result += f"\n{sentence}"
     return result
 

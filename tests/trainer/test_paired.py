@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainer.evaluate.paired import difference, estimate, holm, mcnemar
+from trainer.evaluate.paired import difference, estimate, exact_mcnemar, holm, mcnemar
 
 
 def singles(count):
@@ -104,6 +104,12 @@ def test_many_discordant_photos_are_tested_by_chi_square(first, second):
     assert test == "chi_square"
     square = max(0, abs(first - second) - 1) ** 2 / (first + second)
     assert p == pytest.approx(stats.chi2.sf(square, 1), abs=1e-12)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 1), (5, 20), (30, 30), (121, 59), (2000, 1900)])
+def test_the_exact_test_takes_any_counts(first, second):
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert exact_mcnemar(first, second) == pytest.approx(expected, rel=1e-6)
 
 
 def test_holm_by_hand():

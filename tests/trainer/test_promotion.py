@@ -1,16 +1,19 @@
 import csv
+import functools
 import json
 import shutil
 
 import numpy as np
 import onnx
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from scipy import stats
 
-from trainer import promotion
+from trainer import comparison, promotion
 from trainer.progress import silent_report
 from trainer.promotion import Verdict, judged, newest_version, published
 from trainer.publish import publish
@@ -188,8 +191,56 @@ def test_a_version_that_cannot_be_read_is_replaced(verdict, version):
     (version() / "model.onnx").write_bytes(b"broken")
     found = verdict()
     assert found.promoted
-    assert "version 1 cannot be asked" in found.reason
+    assert found.reason.startswith("version 1 is broken (model.onnx is no ONNX file")
+    assert "it is replaced" in found.reason
+    assert verdict("always").promoted
     assert not verdict("never").promoted
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda metadata: metadata.labels.add(id="zebra"), "one probability a label"),
+        (lambda metadata: metadata.preprocessing.MergeFrom(preprocessing.rules(fit="stretch", image_px=8)), "be run"),
+        (lambda metadata: metadata.ClearField("labels"), "names 0 labels"),
+    ],
+    ids=["labels", "size", "metadata"],
+)
+def test_a_version_that_does_not_answer_is_replaced(verdict, version, spoil, why):
+    """An ONNX file that is sound in itself, and not what it says it is, is broken too."""
+    path = version() / "model.onnx"
+    model = onnx.load(path)
+    metadata = json_format.Parse(model.metadata_props[0].value, ModelMetadata())
+    spoil(metadata)
+    model.metadata_props[0].value = json_format.MessageToJson(metadata)
+    onnx.save(model, path)
+    found = verdict()
+    assert found.promoted
+    assert found.reason.startswith("version 1 is broken")
+    assert why in found.reason
+
+
+def test_a_version_out_of_reach_stays(verdict, version, monkeypatch, tmp_path):
+    """A file that only this user or this moment cannot read may be served well: it is not replaced unasked."""
+    path = version() / "model.onnx"
+    read = type(path).read_bytes
+
+    def refused(self):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return read(self)
+
+    monkeypatch.setattr(type(path), "read_bytes", refused)
+    found = verdict()
+    assert not found.promoted
+    assert found.reason.startswith("not compared with version 1: cannot read model.onnx (Permission denied)")
+    assert str(tmp_path) not in found.reason
+    assert verdict("always").promoted
+
+
+def test_answers_that_are_no_numbers_are_not_right(verdict, version):
+    version(above=float("nan"))
+    assert verdict().comparison.other_accuracy == 0.0
 
 
 @pytest.mark.parametrize(
@@ -204,24 +255,34 @@ def test_it_says_whether_the_other_version_may_have_seen_the_photos(verdict, ver
     assert ("may have been trained on some of them" in found.reason) is not same
 
 
-def test_photos_that_are_gone_are_not_right_for_the_other(verdict, version, run):
-    """A photo that cannot be read any more fails neither the run nor its publication."""
+def test_photos_that_are_gone_count_for_nobody(verdict, version, run):
+    """Photos of a drive that went away do not make the other version a worse one."""
     version()
-    rows = (run / "predictions.csv").read_text().replace("dark/3.png", "dark/gone.png")
-    (run / "predictions.csv").write_text(rows)
-    assert verdict().comparison.other_accuracy == 0.95
+    rows = (run / "predictions.csv").read_text()
+    (run / "predictions.csv").write_text(rows.replace("dark/3.png", "dark/gone.png"))
+    found = verdict().comparison
+    assert (found.image_count, found.other_accuracy, found.accuracy) == (19, 1.0, 17 / 19)
+    (run / "predictions.csv").write_text(rows.replace(".png", ".gone"))
+    assert not verdict().promoted
+    assert verdict().comparison is None
+    assert "can be read any more" in verdict().reason
+    assert verdict("always").promoted
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_it_is_promoted_where_it_is_right_on_more(pairs):
     """For any answers the verdict follows the counts, and the shares follow the answers."""
     answers = [(str(number), "a", "a" if new else "b") for number, (new, _) in enumerate(pairs)]
-    found = promotion._compared("1", answers, [old for _, old in pairs], same_split=True)
+    found = comparison.paired("1", answers, [old for _, old in pairs], same_split=True)
     new_count, old_count = sum(new for new, _ in pairs), sum(old for _, old in pairs)
     assert promotion._verdict(found, "if_better").promoted is (new_count > old_count)
     assert found.accuracy == new_count / len(pairs)
     assert found.other_accuracy == old_count / len(pairs)
     assert found.image_count == len(pairs)
+    only_new, only_old = found.only_new_right_count, found.only_other_right_count
+    assert only_new - only_old == new_count - old_count
+    expected = stats.binomtest(only_new, only_new + only_old).pvalue if only_new + only_old else 1.0
+    assert found.p_value == pytest.approx(expected)
 
 
 def test_a_resumed_run_publishes_once(tmp_path, run, version):
@@ -245,6 +306,29 @@ def test_a_resumed_run_publishes_once(tmp_path, run, version):
     shutil.copy(run / "model.onnx", half)
     assert published(again, models, "night", judge)[1].name == "2"
     assert len(asked) == 2
+
+
+def test_two_runs_at_once_are_judged_by_each_other(tmp_path, run, version):
+    """Where a version appears between the verdict and the publication, the verdict is made again, beside that one."""
+    version(above=119 + 60)
+    folder, models, asked = RunFolder(path=run, state={}), tmp_path / "models", []
+
+    def judge(*, second):
+        asked.append(newest_version(models, "night").parent.name)
+        if len(asked) == 1:
+            version()
+            return Verdict(promoted=True, reason="better than 1")
+        return Verdict(promoted=second, reason="beside 2")
+
+    found, path = published(folder, models, "night", functools.partial(judge, second=True))
+    assert asked == ["1", "2"]
+    assert (found.reason, path.name) == ("beside 2", "3")
+    assert folder.state["verdict"]["reason"] == "beside 2"
+    asked.clear()
+    folder = RunFolder(path=run, state={})
+    assert published(folder, models, "night", functools.partial(judge, second=False))[1] is None
+    assert newest_version(models, "night").parent.name == "4"
+    assert len(list((models / "night").iterdir())) == 4
 
 
 def test_what_is_not_promoted_is_not_published(tmp_path, run):

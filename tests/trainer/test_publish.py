@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from trainer.errors import TrainerError
-from trainer.publish import publish
+from trainer.publish import VersionAppeared, newest_number, publish
 
 
 @pytest.fixture
@@ -46,6 +46,17 @@ def test_two_publishers_never_share_a_version(tmp_path, model):
         thread.join()
     found = sorted(int(entry.name) for entry in (tmp_path / "models" / "deer").iterdir())
     assert found == list(range(1, 9))
+
+
+def test_only_after_the_version_that_was_named(tmp_path, model):
+    """A version that appeared meanwhile is refused, whole: nothing is left behind."""
+    models, home = tmp_path / "models", tmp_path / "models" / "deer"
+    assert newest_number(home) == 0
+    assert publish(model, models, "deer", after=0).name == "1"
+    assert publish(model, models, "deer", after=1).name == "2"
+    with pytest.raises(VersionAppeared, match="version 2 appeared"):
+        publish(model, models, "deer", after=1)
+    assert sorted(entry.name for entry in home.iterdir()) == ["1", "2"]
 
 
 KILLED = """

@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from google.protobuf import json_format
 from PIL import Image
 
 from trapline import model_file
+from trapline.v1 import train_pb2
 
 # A run imports torch and exports: half a minute on a quiet machine, several on a busy one.
 pytestmark = pytest.mark.timeout(500)
@@ -95,6 +97,9 @@ def test_a_run_leaves_what_it_promises(whole):
     assert json.loads((run / "state.json").read_text())["state"] == "done"
     assert f"{metrics['test']['accuracy']:.1%}" in done.stdout
     assert f"report: {run / 'report.html'}\n" in done.stdout
+    first = {"model_id": "colours", "version": "1", "reason": "it is the first version of colours", "comparison": None}
+    assert metrics["publication"] == first
+    assert "Published as colours version 1: it is the first version" in (run / "report.html").read_text()
     assert f"{metrics['test']['accuracy']:.1%}" in (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -152,6 +157,31 @@ def test_other_photos_are_refused_by_name(whole, tmp_path):
     done = trainer(*command(tmp_path / "photos", tmp_path / "run", *more), code=2)
     assert "blue/001.png" in done.stderr
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "done"
+
+
+def test_an_equal_run_is_not_promoted(whole, tmp_path):
+    """The same photos and options in another folder: the published file is asked, answers alike, and stays."""
+    home, _ = whole
+    models = shutil.copytree(home / "models", tmp_path / "models")
+    more = ("--publish", models, "--model-id", "colours")
+    done = trainer(*command(home / "photos", tmp_path / "run", *more))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    accuracy, count = metrics["test"]["accuracy"], metrics["test"]["image_count"]
+    assert metrics["publication"]["version"] is None
+    assert metrics["publication"]["comparison"] == {
+        "version": "1",
+        "image_count": count,
+        "accuracy": pytest.approx(accuracy),
+        "other_accuracy": pytest.approx(accuracy),
+        "only_new_right_count": 0,
+        "only_other_right_count": 0,
+        "p_value": 1.0,
+        "same_split": True,
+    }
+    assert f"not published: not better: right on {round(accuracy * count)} of {count} test photos" in done.stdout
+    assert [entry.name for entry in (models / "colours").iterdir()] == ["1"]
+    message = json_format.ParseDict(metrics["publication"], train_pb2.Publication())
+    assert (message.version, message.comparison.image_count) == ("", count)
 
 
 def test_evaluate_by_the_file_alone_equals_the_run(whole, tmp_path):

@@ -113,9 +113,12 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, str]:
     count = only_first + only_second
     if count >= _EXACT_BELOW:
         return float(chdtrc(1, max(0, abs(only_first - only_second) - 1) ** 2 / count)), "chi_square"
-    if only_first == only_second:
-        return 1.0, "exact"
-    return min(1.0, 2 * float(bdtr(min(only_first, only_second), count, 0.5))), "exact"
+    return exact_mcnemar(only_first, only_second), "exact"
+
+
+def exact_mcnemar(only_first: int, only_second: int) -> float:
+    """The two-sided binomial p of the same, for any counts; arguments as in `mcnemar`."""
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -53,6 +53,7 @@ def choices(evidence: Evidence) -> View:
         "versions": _spoken(evidence.plan.get("versions") or {}),
         "digests": [(name, value) for name, value in facts.items() if value],
         "parity": evidence.metrics.get("parity"),
+        "publication": evidence.metrics.get("publication"),
     }
 
 
