@@ -1,1 +1,1 @@
-"""How people classify folders of photos: `classifier.Classifier` from Python, `trapline classify` from a shell."""
+"""For people, from Python and from a shell: photos by `classifier.Classifier`, train jobs by `train_jobs.TrainJobs`."""

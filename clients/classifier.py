@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from trapline.errors import RequestInvalid
-from trapline.request_id import REQUEST_ID_KEY, new_request_id
 from trapline.v1 import classify_pb2, model_pb2
 
 from .answers import Answer, Result, Source, answer_of
+from .connection import call_metadata
 from .images import read_image
 from .resending import ResendingStream
 from .security import Security
@@ -110,7 +110,7 @@ class Classifier:
         limit_bytes = self.model().max_image_bytes if self._limit_bytes is None else self._limit_bytes
         ask = _asking(self._name, top_k=top_k, min_score=min_score, model_thresholds=model_thresholds)
         request = ask(read_image(image, limit_bytes))
-        metadata = ((REQUEST_ID_KEY, new_request_id()),)
+        metadata = call_metadata()
         response = self._servers.persist(
             lambda connection, seconds_left: connection.classify_stub.Classify(
                 request, timeout=seconds_left, metadata=metadata

@@ -1,94 +1,39 @@
-"""`trapline`: photos through a running server, from a shell."""
+"""`trapline`: photos through a running server, and train jobs of a running service, from a shell."""
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated
 
 # gRPC would print each handshake that fails beside the sentence that we make of it; it reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from trapline import command_line
-from trapline.command_line import Options, Verb
+from trapline.command_line import Verb
 from trapline.errors import UsageError
-from trapline.model_file import check_model_id
 
-if TYPE_CHECKING:
-    from .security import Security
-
-
-def _is_address(text: str) -> str:
-    if not re.fullmatch(r"[^/\s]+:\d{1,5}|(dns|ipv4|ipv6|unix|unix-abstract|xds):\S+", text):
-        raise ValueError("must be HOST:PORT, e.g. 127.0.0.1:50051")
-    return text
+from . import train_cli
+from .options import Address, ModelId, SecurityOptions, ServerOptions, split
 
 
-def _split(value: object) -> object:
-    return tuple(value.split(",")) if isinstance(value, str) else value
-
-
-_Address = Annotated[str, AfterValidator(_is_address)]
-_ModelId = Annotated[str, AfterValidator(check_model_id)]
-
-
-class _SecurityOptions(Options):
-    """How the way to a server is guarded."""
-
-    model_config = SettingsConfigDict(env_prefix="TRAPLINE_")
-
-    tls: bool = Field(False, description="speak TLS, to a certificate of a public CA; the options below imply it")
-    tls_ca: Path | None = Field(None, description="certificate in PEM of the CA that signed the server's")
-    tls_cert: Path | None = Field(
-        None, description="the client's own certificate in PEM, where the server asks for one"
-    )
-    tls_key: Path | None = Field(None, description="key of --tls-cert in PEM, not encrypted")
-    token_file: Path | None = Field(
-        None, description="file with the token to send; without it TRAPLINE_TOKEN is sent, where that is set"
-    )
-    plaintext_token: bool = Field(False, description="send the token to another machine without TLS, too")
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("--tls-cert and --tls-key belong together: give both or neither")
-        return self
-
-    @property
-    def security(self) -> "Security":
-        """The same as the connection takes it."""
-        from .security import Security
-
-        return Security(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Security)})
-
-
-class _ServerOptions(_SecurityOptions):
-    """Where the one server is."""
-
-    server: _Address = Field(
-        "127.0.0.1:50051", description="the server's address, HOST:PORT or a gRPC target such as dns:///HOST:PORT"
-    )
-
-
-class ClassifyOptions(_SecurityOptions):
+class ClassifyOptions(SecurityOptions):
     """Classify photos and folders of photos."""
 
     paths: CliPositionalArg[list[str]] = Field(
         min_length=1,
         description="photos, taken whatever their names, and folders, walked for files with an image's name",
     )
-    server: Annotated[tuple[_Address, ...], NoDecode, BeforeValidator(_split)] = Field(
+    server: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(split)] = Field(
         ("127.0.0.1:50051",),
         description="the server's address, HOST:PORT or a gRPC target; several share the work: A,B or the option twice",
     )
-    model: _ModelId = Field(description="id of the model to ask, as `trapline models` lists it")
+    model: ModelId = Field(description="id of the model to ask, as `trapline models` lists it")
     out: Path | None = Field(None, description="file for the rows, .csv or .json; without it they are printed")
     top_k: int = Field(3, ge=1, le=1000, description="predictions for each image, best first")
     model_thresholds: bool = Field(
@@ -103,7 +48,7 @@ class ClassifyOptions(_SecurityOptions):
     )
 
 
-class ModelsOptions(_ServerOptions):
+class ModelsOptions(ServerOptions):
     """List the models that a server serves."""
 
     model_config = SettingsConfigDict(env_prefix="TRAPLINE_", env_prefix_target="all")
@@ -113,10 +58,10 @@ class ModelsOptions(_ServerOptions):
     timeout_seconds: float = Field(10.0, gt=0, le=86_400, description="longest wait for the server, in seconds")
 
 
-class ReloadOptions(_ServerOptions):
+class ReloadOptions(ServerOptions):
     """Let a server pick up a model's new version, or serve an older one again."""
 
-    model: CliPositionalArg[_ModelId] = Field(description="id of the model, as `trapline models` lists it")
+    model: CliPositionalArg[ModelId] = Field(description="id of the model, as `trapline models` lists it")
     version: str = Field("", description="version to serve and to stay with; the newest without it")
     timeout_seconds: float = Field(
         300.0, gt=0, le=86_400, description="longest wait for the model to be read and warmed up, in seconds"
@@ -201,6 +146,7 @@ VERBS = (
     Verb(name="classify", options=ClassifyOptions, run=_classify),
     Verb(name="models", options=ModelsOptions, run=_models),
     Verb(name="reload", options=ReloadOptions, run=_reload),
+    *train_cli.VERBS,
 )
 
 

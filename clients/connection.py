@@ -14,7 +14,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from trapline.errors import DeadlineExceeded, ModelInvalid, ModelLoading, Refusal, from_rpc_error
-from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc
+from trapline.request_id import REQUEST_ID_KEY, new_request_id
+from trapline.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc, train_pb2_grpc
 from trapline.v1.error_reason_pb2 import ErrorReason
 
 from .security import Security
@@ -23,13 +24,14 @@ from .security import Security
 START_SECONDS = 5.0
 #: Longest wait for the answer to one question about a model, in seconds.
 QUESTION_SECONDS = 10.0
+#: Longest wait between two attempts that the server did not ask for, in seconds.
+LONGEST_BACKOFF_SECONDS = 5.0
 
 #: The health service that says whether a server can classify.
 HEALTH_SERVICE = classify_pb2.DESCRIPTOR.services_by_name["ClassifyService"].full_name
 
 _HEALTH_SECONDS = 2.0
 _FIRST_BACKOFF_SECONDS = 0.1
-_LONGEST_BACKOFF_SECONDS = 5.0
 
 _CHANNEL_OPTIONS = (
     # An image may have any size here: what the server takes is asked for, and bigger files are refused unsent.
@@ -63,16 +65,18 @@ class Connection:
     Args:
         address: `host:port`, or any target that gRPC knows, e.g. `dns:///trapline.example:50051`.
         security: TLS and the token; plain text where absent, with the token of TRAPLINE_TOKEN where there is one.
+        starter: The command that starts such a server, for the sentence that says that there is none.
 
     Raises:
         UsageError: A file cannot be used, or a token would leave this machine in plain text.
     """
 
-    def __init__(self, address: str, *, security: Security | None = None) -> None:
-        self.address, self.closed, self._security = address, False, security or Security()
+    def __init__(self, address: str, *, security: Security | None = None, starter: str = "server run") -> None:
+        self.address, self.closed, self._security, self._starter = address, False, security or Security(), starter
         self._channel = self._security.channel(address, _CHANNEL_OPTIONS)
         self.classify_stub = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self.model_stub = model_pb2_grpc.ModelServiceStub(self._channel)
+        self.train_stub = train_pb2_grpc.TrainServiceStub(self._channel)
         self.health_stub: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def close(self) -> None:
@@ -157,7 +161,7 @@ class Connection:
             if handshake:
                 return ServerUnreachable(f"cannot talk to the server at {self.address}: {handshake}")
             return ServerUnreachable(
-                f"cannot reach the server at {self.address} ({detail}); start one with `server run`"
+                f"cannot reach the server at {self.address} ({detail}); start one with `{self._starter}`"
             )
         if refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(
@@ -165,7 +169,9 @@ class Connection:
             )
         explained = Refusal(f"the server at {self.address} failed with {refusal.code.name} ({refusal.message})")
         if refusal.code is grpc.StatusCode.UNIMPLEMENTED:
-            explained = Refusal(f"the server at {self.address} is no Trapline server, or an older one")
+            explained = Refusal(
+                f"the server at {self.address} cannot do this: it was not started with `{self._starter}`, or is older"
+            )
         explained.code = refusal.code
         return explained
 
@@ -188,6 +194,11 @@ def persist(attempt: Callable[[float], Reply], *, timeout_seconds: float, unreac
     raise AssertionError("the loop above never ends by itself")
 
 
+def call_metadata() -> tuple[tuple[str, str], ...]:
+    """The metadata of a new call: its id, which the server's log has too."""
+    return ((REQUEST_ID_KEY, new_request_id()),)
+
+
 def is_worth_retrying(refusal: Refusal) -> bool:
     """Whether the same request may succeed a little later."""
     # CANCELLED is none of our own: a server that stops says so of a call that it had not begun yet.
@@ -200,7 +211,7 @@ def backoff_seconds(attempt_number: int, refusal: Refusal) -> float:
 
     Source: "Exponential Backoff and Jitter", AWS Architecture Blog, 2015 (equal jitter).
     """
-    longest = min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(attempt_number, 16), _LONGEST_BACKOFF_SECONDS)
+    longest = min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(attempt_number, 16), LONGEST_BACKOFF_SECONDS)
     jittered = longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards no secret
     asked_for = (refusal.retry_seconds or 0.0) * random.uniform(1.0, 1.25)  # noqa: S311  # the same
     return max(jittered, asked_for)

@@ -7,6 +7,7 @@ from trapline.v1 import model_pb2
 
 from .connection import Connection
 from .security import Security
+from .table import columns
 
 _HEADER = ("MODEL", "VERSION", "STATE", "LABELS", "INPUT", "ACCURACY", "LAST ERROR")
 _LABELS_SHOWN = 4
@@ -63,10 +64,7 @@ def reload_model(
 
 def table_of(models: Sequence[model_pb2.Model]) -> str:
     """The models as lines of columns."""
-    rows = [_HEADER, *(_row(model) for model in models)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return columns([_HEADER, *(_row(model) for model in models)])
 
 
 def _row(model: model_pb2.Model) -> tuple[str, ...]:
