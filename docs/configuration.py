@@ -11,6 +11,15 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from clients.cli import ClassifyOptions, ModelsOptions, ReloadOptions
+from clients.train_options import (
+    CancelOptions,
+    DeleteOptions,
+    FetchOptions,
+    ListOptions,
+    ShowOptions,
+    SubmitOptions,
+    WatchOptions,
+)
 from server.config import CheckConfig, ServerConfig
 from trainer.config import (
     CacheClearConfig,
@@ -25,6 +34,7 @@ from trainer.config import (
     SampleConfig,
     StudyConfig,
 )
+from trainer.jobs.config import ServeConfig
 from trapline.command_line import Options
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -38,6 +48,7 @@ VERBS: dict[str, type[Options]] = {
     "trainer report": ReportConfig,
     "trainer export": ExportConfig,
     "trainer publish": PublishConfig,
+    "trainer serve": ServeConfig,
     "trainer cache list": CacheListConfig,
     "trainer cache clear": CacheClearConfig,
     "server run": ServerConfig,
@@ -45,6 +56,13 @@ VERBS: dict[str, type[Options]] = {
     "trapline classify": ClassifyOptions,
     "trapline models": ModelsOptions,
     "trapline reload": ReloadOptions,
+    "trapline train submit": SubmitOptions,
+    "trapline train list": ListOptions,
+    "trapline train show": ShowOptions,
+    "trapline train watch": WatchOptions,
+    "trapline train cancel": CancelOptions,
+    "trapline train delete": DeleteOptions,
+    "trapline train fetch": FetchOptions,
 }
 _TOP = """\
 <!-- Written by `python docs/configuration.py` from the declarations in the code. Do not edit. -->
@@ -59,7 +77,7 @@ hyphens is an argument, which only the command line can give.
 
 A switch has two flags, `--NAME` and `--no-NAME`; its environment variable takes `true` or `false`. Every verb has
 `--help`, every program `--version`. Exit codes: 0 done, 1 the work failed or some items failed, 2 usage, 130 Ctrl-C,
-143 SIGTERM (`server run` drains then, and ends with 0, or with 1 where it had to cut calls off).
+143 SIGTERM (`server run` and `trainer serve` drain then, and end with 0, or with 1 where they had to cut calls off).
 """
 
 
@@ -110,7 +128,7 @@ def _is_argument(field: FieldInfo) -> bool:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default in (None, ""):
+    if field.default in (None, "", ()):
         return "–"
     if isinstance(field.default, tuple):
         return f"`{','.join(field.default)}`"

@@ -1,4 +1,4 @@
-"""Writes `docs/metrics.md` from the declarations that the server counts by.
+"""Writes `docs/metrics.md` from the declarations that the server and the train service count by.
 
 python docs/metrics.py
 """
@@ -6,6 +6,7 @@ python docs/metrics.py
 from pathlib import Path
 
 from server.metrics import Metrics
+from trainer.jobs.metrics import TrainMetrics
 from trapline.service.metrics import Declared
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -14,13 +15,25 @@ _TOP = """\
 
 # Metrics
 
-On `http://` + `--metrics` + `/metrics`, for Prometheus. A counter counts since the start. A histogram has the suffixes
-`_bucket`, `_sum` and `_count`. The unit is the name's last word. Beside these there are the usual `process_…` metrics,
-and a `…_created` for each counter and histogram: the Unix time of its beginning.
+On `http://` + `--metrics` + `/metrics` of `server run` and of `trainer serve`, for Prometheus. A counter counts since
+the start. A histogram has the suffixes `_bucket`, `_sum` and `_count`. The unit is the name's last word. Beside
+these there are the usual `process_…` metrics, and a `…_created` for each counter and histogram: the Unix time of its
+beginning.
 
 Labels come from fixed sets: `method` and `code` of the contract and of gRPC, `cause` and `outcome` as the table and
 [errors](errors.md) have them, `model` the models served (`unknown` for any other), `label` the model's own labels. The
 series of a version are dropped once another has replaced it and its last image is answered.
+
+## Of the server
+
+| metric | kind | labels | unit | meaning |
+|---|---|---|---|---|
+"""
+_TRAIN = """\
+
+## Of the train service
+
+`state` and `outcome` are the states of a [job](jobs.md) in lower case.
 
 | metric | kind | labels | unit | meaning |
 |---|---|---|---|---|
@@ -51,6 +64,10 @@ rate(trapline_unknown_images_total[1d]) / rate(trapline_top_score_ratio_count[1d
 
 # The same for a model without an unknown score: images whose best label is at most 0.5 probable.
 sum without (le) (rate(trapline_top_score_ratio_bucket{le="0.5"}[1d])) / rate(trapline_top_score_ratio_count[1d])
+
+# Jobs that wait, and processes of jobs that died within the hour.
+trapline_train_jobs{state="pending"}
+increase(trapline_train_restarts_total[1h])
 ```
 
 Of known photos 5 % have an unknown score above 1, by the way it is made. The bounds of the last query's buckets are 0.1
@@ -61,11 +78,12 @@ cameras stayed the same and it moved, look at photos before trusting the answers
 
 def text() -> str:
     """The whole page."""
-    return "".join([_TOP, *(_row(declared) for declared in Metrics().declared), _BOTTOM])
+    of_server, of_trainer = ([_row(each) for each in kind().declared] for kind in (Metrics, TrainMetrics))
+    return "".join([_TOP, *of_server, _TRAIN, *of_trainer, _BOTTOM])
 
 
 def _row(declared: Declared) -> str:
-    labels = ", ".join(f"`{label}`" for label in declared.labels)
+    labels = ", ".join(f"`{label}`" for label in declared.labels) or "–"
     return f"| `{declared.name}` | {declared.kind} | {labels} | {declared.unit} | {declared.meaning.rstrip('.')} |\n"
 
 

@@ -29,6 +29,7 @@ from .config import (
     StudyConfig,
 )
 from .errors import TrainerError, UsageError
+from .jobs.config import ServeConfig
 from .preflight import check_options, finished_result
 from .progress import Progress, console_report, silent_report
 from .run_folder import RunFolder, finished_state, open_run, write_json
@@ -47,6 +48,7 @@ def main() -> int:
         Verb(name="report", options=ReportConfig, run=_report),
         Verb(name="export", options=ExportConfig, run=_export),
         Verb(name="publish", options=PublishConfig, run=_publish),
+        Verb(name="serve", options=ServeConfig, run=_serve),
         Verb(name="cache list", options=CacheListConfig, run=_cache_list),
         Verb(name="cache clear", options=CacheClearConfig, run=_cache_clear),
     )
@@ -221,6 +223,13 @@ def _sample(config: SampleConfig) -> int:
         )
     print(summary)
     return 0
+
+
+def _serve(config: ServeConfig) -> int:
+    _need("grpc_health", "grpc_reflection", "prometheus_client", "torch", "torchvision", "onnxruntime", "jinja2", "PIL")
+    from .jobs.program import serve
+
+    return serve(config)
 
 
 def _cache_list(config: CacheListConfig) -> int:

@@ -20,7 +20,8 @@ VALUES = {
     "admin": "there:3", "health": "there:4",
     "optimizer": "adam", "schedule": "constant", "augment": "mild", "refit": "all", "views": "3", "patience": "4",
     "sizes": "3,all", "repeats": "4", "precision": "int8", "target-precision": "0.9", "log-format": "json",
-    "trace-endpoint": "http://there:3",
+    "state": "running,failed", "trace-endpoint": "http://there:3",
+    "data-root": "photos", "runs-root": "jobs", "gpus": "0,2", "max-image-px": "512",
 }  # fmt: skip
 
 #: Options that are refused without others.
@@ -55,6 +56,11 @@ FROZEN = {
     "trainer report": "RUN --cache-dir --cache-gib --data --images --pictures",
     "trainer export": "RUN --cache-dir --cache-gib --data --model-id --precision --publish",
     "trainer publish": "MODEL MODELS --model-id",
+    "trainer serve": "--admin --admin-token-file --cache-dir --cache-gib --checkpoint-minutes --config "
+    "--connection-age-seconds --connection-grace-seconds --data-root --drain-seconds --gpus --health --keep-days "
+    "--keep-runs --listen --log-format --max-connection-calls --max-epochs --max-hours --max-image-px --max-pending "
+    "--max-photos --metrics --min-free-gib --models --parallel --reflection --runs-root --tls-cert --tls-client-ca "
+    "--tls-key --token-file --trace-endpoint",
     "trainer cache list": "--cache-dir",
     "trainer cache clear": "--cache-dir --older-than-days",
     "server run": "--admin --admin-token-file --allow-empty --config --connection-age-seconds "
@@ -67,6 +73,17 @@ FROZEN = {
     "trapline classify": f"PATHS --model --model-thresholds --out --timeout-seconds --top-k --window {TO_SERVER}",
     "trapline models": f"--json --timeout-seconds {TO_SERVER}",
     "trapline reload": f"MODEL --timeout-seconds --version {TO_SERVER}",
+    "trapline train submit": "--augment --backbone --balance --batch-size --config --cutmix --earliest-rate --ema "
+    "--epochs --fit --group-by --groups --image-px --images --job-id --label-smoothing --learning-rate --lost-seconds "
+    "--mixup --model-id --optimizer --patience --promote --recipe --refit --rotation-degrees --schedule --seed "
+    "--target-precision --test-share --timeout-seconds --val-share --validate-only --views --watch --weight-decay "
+    f"--weights DATASET {TO_SERVER}",
+    "trapline train list": f"--json --state --timeout-seconds {TO_SERVER}",
+    "trapline train show": f"JOB --json --timeout-seconds {TO_SERVER}",
+    "trapline train watch": f"JOBS --lost-seconds --timeout-seconds {TO_SERVER}",
+    "trapline train cancel": f"JOB --timeout-seconds {TO_SERVER}",
+    "trapline train delete": f"JOB --timeout-seconds {TO_SERVER}",
+    "trapline train fetch": f"JOB --lost-seconds --out --path --timeout-seconds {TO_SERVER}",
 }
 
 

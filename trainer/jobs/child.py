@@ -1,0 +1,148 @@
+"""`python -m trainer.jobs.child JOB_FOLDER`: what `trainer run` does, told to a file; one process of a job.
+
+SIGTERM and Ctrl-C end it like `trainer run`: what it has done is kept, and the next process goes on from there. It
+tells how it ended as its last event, and only that counts.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from google.protobuf import json_format
+
+from trainer.config import RunConfig
+from trainer.dataset.cache.folder import user_cache_folder
+from trainer.preflight import finished_result
+from trainer.progress import Report
+from trainer.run_folder import RunFolder, open_run, read_json
+from trainer.world import World
+from trapline.errors import TraplineError
+from trapline.v1 import train_pb2
+from trapline.v1.metadata_pb2 import Evaluation
+
+from .events import EventFile, Outcome
+from .folders import EVENTS, LOCK, ORDER
+
+_FAULT = "the run ended by a fault of the trainer; the operator finds it in the job's child.log"
+
+
+def main() -> int:
+    """Works on the folder that the command line names; gives the exit code."""
+    folder = Path(sys.argv[1])
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    _sign(folder / LOCK)
+    order = read_json(folder / ORDER)
+    if order["processors"] is not None:
+        os.sched_setaffinity(0, order["processors"])
+    places = {name: Path(order["options"][name]) for name in ("out", "publish", "cache_dir") if order["options"][name]}
+    places["cache_dir"] = user_cache_folder(places.get("cache_dir"))
+    told = EventFile(folder / EVENTS, shown=hiding([*places.values(), *map(Path, order["hidden"])]))
+    try:
+        config = RunConfig(**order["options"])
+        outcome = _ran(config, told)
+    except TraplineError as error:
+        return _failed(told, str(error))
+    except Exception:  # noqa: BLE001  # whatever it is ends the run, and is told
+        traceback.print_exc()
+        return _failed(told, _FAULT)
+    told.succeeded(outcome)
+    return 0
+
+
+def program() -> NoReturn:
+    """The process; ends at once, where Python would take torch's modules apart for two seconds."""
+    try:
+        code = main()
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _ran(config: RunConfig, report: Report) -> Outcome:
+    with open_run(config.out, config.identity()) as opened:
+        folder = _Published(path=opened.path, state=opened.state)
+        result = finished_result(config, folder)
+        if result is None:
+            from trainer.run import run
+
+            result = run(config, folder, report, World())
+    _stop_no_more()
+    metrics = read_json(config.out / "metrics.json")
+    return Outcome(result=result, evaluation=_evaluation(metrics), publication=_publication(metrics))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Published(RunFolder):
+    """The run's folder, where a run that has begun to publish is not stopped any more: a cancelled one never has."""
+
+    def set_state(self, state: str, **facts: object) -> None:
+        if "publishing" in facts:
+            _stop_no_more()
+        super().set_state(state, **facts)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    # Once is enough: what it takes to stop is not stopped.
+    _stop_no_more()
+    raise SystemExit(128 + _signal)
+
+
+def _stop_no_more() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _failed(told: EventFile, sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    told.failed(sentence)
+    return 1
+
+
+def _sign(lock: Path) -> None:
+    """Writes who holds the lock: its number and when it started, in ticks since the machine did."""
+    start = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    lock.write_text(json.dumps({"pid": os.getpid(), "start": int(start)}) + "\n", encoding="ascii")
+
+
+def hiding(folders: Sequence[Path]) -> Callable[[str], str]:
+    """Gives a function that names files below any of `folders` by their path below it, as a client may see them."""
+    names = {str(path): path.name for folder in folders for path in (folder, folder.absolute(), folder.resolve())}
+    # The longest first: folders may lie in each other.
+    either = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    pattern = re.compile(rf"(?P<folder>{either})(?:(?P<below>/(?=\S))|/?(?![\w.-]))")
+    return lambda text: pattern.sub(lambda found: "" if found["below"] else names[found["folder"]], text)
+
+
+def _evaluation(metrics: dict[str, Any]) -> Evaluation:
+    test = metrics["test"]
+    return Evaluation(
+        epoch=metrics["epoch"],
+        loss=test["loss"],
+        accuracy=test["accuracy"],
+        balanced_accuracy=test["balanced_accuracy"],
+        image_count=test["image_count"],
+    )
+
+
+def _publication(metrics: dict[str, Any]) -> train_pb2.Publication | None:
+    told = metrics.get("publication")
+    if told is None:
+        return None
+    return json_format.ParseDict(told, train_pb2.Publication(), ignore_unknown_fields=True)
+
+
+if __name__ == "__main__":
+    program()

@@ -1,0 +1,267 @@
+"""One running job: its process is started, followed and, where it dies, started again, until the job has ended."""
+
+import asyncio
+import logging
+import math
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from google.rpc import status_pb2
+
+from trainer.errors import TrainerError
+from trainer.run_folder import write_json
+from trapline.errors import to_status
+from trapline.train_errors import TrainCapacity, TrainRunFailed
+
+from . import process
+from .devices import Device
+from .events import Outcome, read
+from .folders import EVENTS, ORDER, job_folder
+from .job import Job, name
+from .process import Child
+from .store import Store
+
+_LOG = logging.getLogger(__name__)
+_DISK_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How jobs are run.
+
+    Attributes:
+        runs_root: Folder of the jobs' folders.
+        hidden: Folders whose files are told to clients by their names below it.
+        program: What a child is; it gets the job's folder as its last argument.
+        min_free_bytes: Room on the disk of the runs below which no process is started.
+        max_seconds: Longest time that a job's processes may run; None for any.
+        grace_seconds: How long a process may take to stop when it is asked to.
+        poll_seconds: How often what it tells is looked at.
+        restart_seconds: How long is waited before a process that died is started again; longer each time.
+        attempts: Starts in a row without coming further after which a job fails.
+    """
+
+    runs_root: Path
+    hidden: Sequence[Path] = ()
+    # -P: its folder, which it is started in, is no place for modules.
+    program: Sequence[str] = (sys.executable, "-P", "-m", "trainer.jobs.child")
+    min_free_bytes: int = 0
+    max_seconds: float | None = None
+    grace_seconds: float = 30.0
+    poll_seconds: float = 0.3
+    restart_seconds: float = 1.0
+    attempts: int = 5
+
+    def short_of_disk(self) -> bool:
+        """Whether there is too little room to start anything."""
+        return shutil.disk_usage(self.runs_root).free < self.min_free_bytes
+
+
+class Follower:
+    """Follows one running job.
+
+    Attributes:
+        job_id: The job.
+        device: What the job has for itself.
+    """
+
+    def __init__(self, store: Store, job: Job, device: Device, *, setting: Setting, starts: bool = True) -> None:
+        """A follower of the job.
+
+        Args:
+            store: The jobs.
+            job: The job.
+            device: What it has for itself.
+            setting: How jobs are run.
+            starts: Whether processes may be started on the device; else it is only held by one that lives.
+        """
+        self.job_id, self.device = job.id, device
+        self._store, self._job, self._setting, self._starts = store, job, setting, starts
+        self._child: Child | None = None
+        self._folder = job_folder(setting.runs_root, job.id)
+        self._woken = asyncio.Event()
+        self._cancelled, self._draining, self._overtime = job.cancel_time is not None, False, False
+        self._kill_time: float | None = None
+        self._how = ""
+
+    def cancel(self) -> None:
+        """Ends the job's process, and then the job as cancelled."""
+        self._cancelled = True
+        self._woken.set()
+
+    def drain(self, seconds: float) -> None:
+        """Ends the job's process, within so many seconds, and leaves the job to go on later."""
+        self._draining = True
+        self._kill_time = min(self._kill_time or math.inf, time.monotonic() + seconds)
+        self._woken.set()
+
+    async def adopt(self) -> bool:
+        """Whether a process of the job lives, which an earlier service has started; it is followed then."""
+        self._child = await process.adopted(self._folder, self._woken.set)
+        return self._child is not None
+
+    async def follow(self, *, first: bool = False) -> bool:
+        """Whether there is nothing more to do: the job has ended, or the service is to stop.
+
+        Args:
+            first: The job was given its first attempt just now.
+        """
+        await self._attend()
+        while not await self._concluded(attempted=not first):
+            if not self._starts:
+                return False
+            self._child = await self._launched(again=not first)
+            await self._attend()
+            first = False
+        return True
+
+    async def _attend(self) -> None:
+        """Takes what the child tells until it has ended, and ends it where it must."""
+        child, self._child, asked = self._child, None, False
+        if child is None:
+            return
+        while not child.ended:
+            self._woken.clear()
+            outcome = await self._took()
+            self._overtime = self._overtime or self._over_time()
+            if outcome is not None or self._stopping or self._overtime:
+                self._kill_time = self._kill_time or time.monotonic() + self._setting.grace_seconds
+                if not asked and outcome is None:
+                    child.terminate()
+                    asked = True
+                elif time.monotonic() >= self._kill_time:
+                    child.kill()
+            child.bound_log()
+            if not child.ended:
+                await self._wait(self._setting.poll_seconds)
+        self._how = await child.buried()
+
+    async def _concluded(self, *, attempted: bool) -> bool:
+        """Ends the job where it is at its end, now that it has no process; gives whether there is nothing more to do.
+
+        Args:
+            attempted: Whether its last attempt has had a process.
+        """
+        outcome = await self._kept(self._taken)
+        if outcome is not None:
+            await self._kept(lambda: self._told(outcome))
+        elif self._cancelled:
+            await self._kept(lambda: self._store.cancelled(self._job.id))
+        elif self._overtime:
+            hours = (self._setting.max_seconds or 0) / 3600
+            await self._fail(f"it was at work for {hours:g} hours, the most that this service gives a job")
+        elif self._draining:
+            await self._kept(lambda: self._store.released(self._job.id))
+        elif attempted and self._job.attempts_in_vain >= self._setting.attempts:
+            how = f", the last time {self._how}" if self._how else ""
+            await self._fail(
+                f"its process ended {self._job.attempts_in_vain} times in a row without coming further{how}; the "
+                "operator finds what it said last in the job's child.log"
+            )
+        else:
+            return False
+        return True
+
+    async def _launched(self, *, again: bool) -> Child | None:
+        """A new child, once there is room for it; None where there is to be none after all, or it did not start."""
+        if again:
+            await self._pause(self._setting.restart_seconds * self._job.attempts_in_vain)
+        while self._setting.short_of_disk() and not self._stopping:
+            _LOG.warning("%s waits: the disk of %s is nearly full", name(self._job.id), self._setting.runs_root)
+            await self._pause(_DISK_SECONDS)
+        if self._stopping:
+            return None
+        if again:
+            how = f" ({self._how})" if self._how else ""
+            sentence = f"the process of this job ended{how} and is started again, from its last checkpoint"
+            self._job = await self._kept(lambda: self._store.attempt(self._job.id, self.device.name, sentence))
+        try:
+            # In a thread, which is waited for in any case: it ends with a child that is known.
+            started = await asyncio.to_thread(self._start)
+            return Child(self._folder, started.pid, self._woken.set, started)
+        except (OSError, TrainerError) as error:
+            _LOG.warning("the process of %s cannot be started: %s", name(self._job.id), error)
+            self._how = "it could not be started"
+            return None
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        self._folder.mkdir(exist_ok=True)
+        order = {
+            "options": self._job.options,
+            "hidden": [str(path) for path in self._setting.hidden],
+            "processors": self.device.processors,
+        }
+        write_json(self._folder / ORDER, order)
+        return process.start(self._folder, self._setting.program, self.device.environment)
+
+    async def _took(self) -> Outcome | None:
+        """Takes what the child has told; what cannot be kept now is taken later."""
+        try:
+            return await self._taken()
+        except (TrainerError, TrainCapacity, OSError) as error:
+            _LOG.warning("what %s tells cannot be kept now: %s", name(self._job.id), error)
+            return None
+
+    async def _taken(self) -> Outcome | None:
+        """Moves all that the child has told into the store; gives what it ended with, where it told that."""
+        while True:
+            told = read(self._folder / EVENTS, self._job.offset)
+            if told.offset > self._job.offset:
+                self._job = await self._store.append(self._job.id, told.events, told.offset)
+            elif told.outcome is None:
+                return None
+            if told.outcome is not None:
+                return told.outcome
+
+    async def _told(self, outcome: Outcome) -> Job:
+        if outcome.failure is not None:
+            return await self._store.failed(self._job.id, _status(self._job, outcome.failure))
+        return await self._store.succeeded(self._job.id, outcome.result, outcome.evaluation, outcome.publication)
+
+    async def _fail(self, sentence: str) -> None:
+        await self._kept(lambda: self._store.failed(self._job.id, _status(self._job, sentence)))
+
+    async def _kept(self, change: Callable[[], Awaitable[Value]]) -> Value:
+        """What a change of the store gives; where the disk is full it is tried until there is room."""
+        while True:
+            try:
+                return await change()
+            except (TrainerError, TrainCapacity, OSError) as error:
+                if self._draining:
+                    raise  # the next service does it
+                _LOG.warning("how %s stands cannot be kept now: %s", name(self._job.id), error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    @property
+    def _stopping(self) -> bool:
+        return self._cancelled or self._draining
+
+    def _over_time(self) -> bool:
+        longest = self._setting.max_seconds
+        return longest is not None and self._job.run_seconds + time.time() - self._job.counted_time > longest
+
+    async def _wait(self, seconds: float) -> None:
+        """Waits for so long, or until something has happened."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits for so long, but not where the job is to stop."""
+        self._woken.clear()
+        if not self._stopping:
+            await self._wait(seconds)
+
+
+def _status(job: Job, sentence: str) -> status_pb2.Status:
+    return to_status(TrainRunFailed(sentence, trainJob=name(job.id)))
