@@ -347,6 +347,22 @@ async def test_a_program_that_cannot_be_started_fails_the_job(root):
         assert "it could not be started" in (await running.ended("a")).error.message
 
 
+async def test_a_child_that_cannot_be_followed_does_not_live(root, monkeypatch):
+    """Where the service has no descriptor left, what it started is ended, and started again."""
+    original, refusals = os.pidfd_open, iter([OSError(24, "Too many open files")])
+
+    def pidfd_open(pid):
+        for refusal in refusals:
+            raise refusal
+        return original(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    async with service(root) as running:
+        await running.create("a", pace=0.02)
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
+
+
 async def test_a_childs_log_is_kept_and_bounded(root, monkeypatch):
     """What it prints is in child.log, which is emptied where it has grown too large."""
     monkeypatch.setattr(process, "_LOG_BYTES", 20)

@@ -23,7 +23,7 @@ from trapline.train_errors import TrainCapacity, TrainRunFailed
 from . import process
 from .devices import Device
 from .events import Outcome, read
-from .folders import EVENTS, ORDER, job_folder
+from .folders import EVENTS, LOCK, ORDER, job_folder
 from .job import Job, name
 from .process import Child
 from .store import Store
@@ -192,6 +192,8 @@ class Follower:
         except (OSError, TrainerError) as error:
             _LOG.warning("the process of %s cannot be started: %s", name(self._job.id), error)
             self._how = "it could not be started"
+            # Where it was and cannot be followed, it is not to live.
+            await process.end_holders(self._folder / LOCK)
             return None
 
     def _start(self) -> "subprocess.Popen[bytes]":

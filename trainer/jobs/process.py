@@ -77,6 +77,7 @@ class Child:
                 os.killpg(self.pid, signal.SIGKILL)
             code = self._process.wait()
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
         await end_holders(self._folder / LOCK)
         return how
