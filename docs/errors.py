@@ -51,7 +51,9 @@ The programs print one sentence and no traceback, and end with the class's exit 
 
 def text() -> str:
     """The whole page."""
-    on_the_command_line = [UsageError, TraplineError, Refusal, TrainerError, *TrainerError.__subclasses__()]
+    # Some modules have errors of their own, which they handle themselves.
+    of_trainer = [kind for kind in TrainerError.__subclasses__() if kind.__module__ == TrainerError.__module__]
+    on_the_command_line = [UsageError, TraplineError, Refusal, TrainerError, *of_trainer]
     return "".join(
         [
             _TOP,

@@ -397,7 +397,7 @@ def test_a_service_that_is_lost_is_told_after_its_time(service, serve, trapline)
 def test_nobody_there_is_a_sentence(nobody, trapline):
     """Each verb says how to start a service, with exit 1."""
     for verb in (["list"], ["submit", "foxes"], ["watch", "fox"], ["show", "fox", "--json"]):
-        code, stdout, stderr = trapline("train", *verb, "--server", nobody, "--timeout-seconds", 0.2)
+        code, stdout, stderr = trapline("train", *verb, "--server", nobody, "--timeout-seconds", 1)
         assert (code, stdout) == (1, "")
         assert f"cannot reach the server at {nobody} (Connection refused); start one with `trainer serve`" in stderr
 
