@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -17,6 +18,7 @@ from trainer.dataset.scan import scan
 from trainer.errors import PrecisionError, UsageError
 from trainer.evaluate.model import load
 from trainer.precision.export import export
+from trainer.precision.fp16 import to_fp16
 from trainer.publish import publish
 from trapline import model_file, preprocessing
 from trapline.v1.metadata_pb2 import Label, ModelMetadata
@@ -98,6 +100,25 @@ def finished_run(folder, *, count=90, outlier=1.0):
         parts = ["train"] * 7 + ["val", "test", "test"]
         writer.writerows((photo.path, photo.label, parts[index % 10], index) for index, photo in enumerate(seen.photos))
     return run
+
+
+def test_half_precision_of_a_weight_that_the_exporter_wrote_once(tmp_path):
+    """Equal weights are one in the file, read through an Identity elsewhere: the fp16 network loads and agrees."""
+    model = network()
+    graph = model.graph
+    (bias,) = [weight for weight in graph.initializer if weight.name == "second_bias"]
+    graph.initializer.remove(bias)
+    for name, source in (("same", "head_bias"), ("second_bias", "same")):
+        graph.node.insert(0 if name == "same" else 1, helper.make_node("Identity", [source], [name], name=name))
+    (tmp_path / "fp32.onnx").write_bytes(model.SerializeToString())
+    half = to_fp16(tmp_path / "fp32.onnx")
+    assert "Identity" not in {node.op_type for node in half.graph.node if node.name in ("same", "second_bias")}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    answers = [
+        onnxruntime.InferenceSession(each.SerializeToString()).run(None, {model_file.INPUT_NAME: pixels})[0]
+        for each in (model, half)
+    ]
+    assert np.allclose(*answers, atol=5e-3)
 
 
 def exported(run, precision="int8", **options):

@@ -71,6 +71,16 @@ def test_classes_between_others_are_told_by_an_unsure_head():
     assert (found.means is None) == (best == "max_softmax")
 
 
+def test_the_rounding_of_a_sure_head_is_no_score():
+    """Where every validation image is sure to the last digit, a probability rounded otherwise stays far below 1."""
+    training, validation, test = parts(np.array([[0.0, 0, 0], [9, 0, 0]]))
+    sure = np.full((len(validation.targets), 2), 2e-7, np.float32)
+    sure[np.arange(len(sure)), validation.targets] = 1 - 2e-7
+    found = find_unknowns(training, validation, test, sure, label_count=2)
+    rounded = np.array([[1, 0], [1 - 2.4e-7, 2.4e-7]], np.float32)
+    assert found.scores(rounded, validation.features[:2]) == pytest.approx(np.zeros(2), abs=5e-3)
+
+
 def test_two_classes_leave_nothing_to_be_unsure_between():
     """With one class left neither measure can tell anything: nothing is claimed, and no figure is NaN."""
     centres = np.array([[0.0, 0, 0], [9, 0, 0]])

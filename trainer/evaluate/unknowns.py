@@ -24,6 +24,8 @@ KEPT_SHARE = 0.95
 MOST_OF_A_CLASS = 40
 _STRENGTH = 0.01
 _SHORTEST = 1e-12
+# Both measures are one less a float32 near 1, rounded to 6e-8: by a smaller unit the file's rounding would be a score.
+_SMALLEST_UNIT = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ def find_unknowns(
     raw = _raw(method, probabilities, validation.features, means)
     return Unknowns(
         method=method,
-        unit=max(1e-6, float(np.quantile(raw, KEPT_SHARE))),
+        unit=max(_SMALLEST_UNIT, float(np.quantile(raw, KEPT_SHARE))),
         means=means if method == "nearest_class_mean" else None,
         auroc=auroc,
         test_auroc=test_auroc,

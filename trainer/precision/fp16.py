@@ -14,6 +14,7 @@ _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 def to_fp16(path: Path) -> onnx.ModelProto:
     """The network of the fp32 file at `path` in float16, without metadata."""
     model = onnx.load(path)
+    _without_aliases(model)
     first = next(index for index, node in enumerate(model.graph.node) if node.op_type in _WITH_WEIGHTS)
     kept = [node.name for node in model.graph.node[:first]]
     kept += [node.name for node in model.graph.node if node.op_type == "Softmax" and node.output[0] in _outputs(model)]
@@ -21,6 +22,27 @@ def to_fp16(path: Path) -> onnx.ModelProto:
     converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     _shorten(converted)
     return converted
+
+
+def _without_aliases(model: onnx.ModelProto) -> None:
+    """Lets nodes read a weight itself that they read through an Identity, which stays in float32 beside them.
+
+    The exporter writes equal weights once, and such a node for each other place; of a weight that both precisions read
+    the converter makes two nodes of one name.
+    """
+    weights = {weight.name for weight in model.graph.initializer}
+    kept: list[onnx.NodeProto] = []
+    aliases: dict[str, str] = {}
+    for node in model.graph.node:  # nodes come after what they read
+        source = aliases.get(node.input[0], node.input[0]) if node.input else ""
+        if node.op_type == "Identity" and source in weights and node.output[0] not in _outputs(model):
+            aliases[node.output[0]] = source
+        else:
+            kept.append(node)
+    for node in kept:
+        node.input[:] = [aliases.get(name, name) for name in node.input]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def _shorten(model: onnx.ModelProto) -> None:
