@@ -4,8 +4,6 @@ import hashlib
 import logging
 import os
 import stat
-import threading
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +16,7 @@ from trapline.model_file import INPUT_NAME, PROBABILITIES_NAME, UNKNOWN_SCORE_NA
 from trapline.processors import EXACT_INT8_ENTRY, adds_int8_products_exactly
 from trapline.v1.metadata_pb2 import ModelMetadata
 
+from .binding import Bindings
 from .device import CPU_PROVIDER, CUDA_PROVIDER, load_cuda_libraries
 from .warm_up import warm_up
 
@@ -81,6 +80,11 @@ class Session:
             ModelInvalid: It cannot be served; the sentence says why.
         """
         self.digest = hashlib.sha256(content).hexdigest()
+        self.max_batch, self.threads, self.on_gpu = runtime.max_batch, runtime.threads, runtime.device == "cuda"
+        #: Batch sizes that are run, others are padded to; empty where any may be.
+        self.buckets = _buckets(runtime.max_batch) if self.on_gpu else ()
+        if self.on_gpu:
+            runtime = replace(runtime, gpu_memory_bytes=runtime.gpu_memory_bytes // len(self.buckets))
         self._session = _open(content, runtime)
         try:
             self.metadata: ModelMetadata = from_properties(self._session.get_modelmeta().custom_metadata_map)
@@ -91,15 +95,24 @@ class Session:
         self._outputs = [PROBABILITIES_NAME, UNKNOWN_SCORE_NAME] if has_unknowns else [PROBABILITIES_NAME]
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.candidates: tuple[Candidate, ...] = (Candidate(precision=self.precision, digest=self.digest),)
-        self.max_batch, self.threads, self.on_gpu = runtime.max_batch, runtime.threads, runtime.device == "cuda"
-        #: Batch sizes that are run, others are padded to; empty where any may be.
-        self.buckets = _buckets(runtime.max_batch) if self.on_gpu else ()
-        self._device = threading.Lock() if self.on_gpu else nullcontext()
+        self._bindings = self._bound(content, runtime) if self.on_gpu else None
         # A run's number of threads is its session's: for batches side by side there is a second one.
         self._shared = _open(content, replace(runtime, threads=1)) if runtime.threads > 1 and not self.on_gpu else None
         self.arrangement = warm_up(self)
         if self.arrangement.shared is None:
             self._shared = None
+
+    def _bound(self, content: bytes, runtime: Runtime) -> Bindings:
+        # A session for each size: where a session's batch has another size than the one before, cuDNN plans all of its
+        # convolutions anew, which takes some 100 ms.
+        sessions = {size: _open(content, runtime) for size in self.buckets[1:]}
+        rules = self.metadata.preprocessing
+        return Bindings(
+            {self.buckets[0]: self._session, **sessions},
+            picture=(rules.height_px, rules.width_px, 3),
+            outputs=self._outputs,
+            device=runtime.device,
+        )
 
     @property
     def precision(self) -> str:
@@ -125,16 +138,12 @@ class Session:
             pixels: The images.
             alone: Whether the batch has all threads, and not one of several lanes.
         """
-        count = len(pixels)
-        # On CUDA each new batch size makes cuDNN choose its algorithms again: only sizes that were warmed up are run.
-        bucket = next((size for size in self.buckets if size >= count), count)
-        if bucket > count:
-            pixels = np.concatenate([pixels, np.zeros((bucket - count, *pixels.shape[1:]), np.uint8)])
-        session = self._session if alone or self._shared is None else self._shared
-        with self._device:
-            outputs: list[NDArray[np.float32]] = session.run(self._outputs, {INPUT_NAME: pixels})
-        scores = outputs[0] if len(outputs) == 1 else np.column_stack(outputs)
-        return scores[:count]
+        if self._bindings is not None:
+            outputs = self._bindings.run(pixels)
+        else:
+            session = self._session if alone or self._shared is None else self._shared
+            outputs = session.run(self._outputs, {INPUT_NAME: pixels})
+        return outputs[0] if len(outputs) == 1 else np.column_stack(outputs)
 
 
 def read_file(path: Path) -> bytes:
@@ -223,6 +232,6 @@ def _check_graph(session: Any, metadata: ModelMetadata) -> None:  # noqa: ANN401
 
 
 def _buckets(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 4, 8 ... and `max_batch` itself."""
-    powers = [1 << exponent for exponent in range(max_batch.bit_length()) if 1 << exponent < max_batch]
+    """1, 4, 16, 64 ... and `max_batch` itself: each costs the memory of a session."""
+    powers = [1 << exponent for exponent in range(0, max_batch.bit_length(), 2) if 1 << exponent < max_batch]
     return (*powers, max_batch)

@@ -96,6 +96,33 @@ def forked(tmp_path_factory):
     runs.close()
 
 
+#: `lose_device()` for a process with a CUDA context: a kernel that traps. As after a real fault of a device, every
+#: later call of the process fails, in new sessions too.
+LOSE_DEVICE = """
+import ctypes
+
+def lose_device(*_):
+    driver, context, module, function = ctypes.CDLL("libcuda.so.1"), *(ctypes.c_void_p() for _ in range(3))
+    code = b".version 6.3\\n.target sm_75\\n.address_size 64\\n.visible .entry fault() { trap; ret; }\\n"
+    steps = (
+        lambda: driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0),
+        lambda: driver.cuCtxSetCurrent(context),
+        lambda: driver.cuModuleLoadData(ctypes.byref(module), ctypes.c_char_p(code)),
+        lambda: driver.cuModuleGetFunction(ctypes.byref(function), module, b"fault"),
+        lambda: driver.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None),
+    )
+    statuses = [step() for step in steps]
+    assert not any(statuses), statuses
+    assert driver.cuCtxSynchronize() != 0
+"""
+
+
+@pytest.fixture(scope="session")
+def lose_device():
+    """Code that defines `lose_device`."""
+    return LOSE_DEVICE
+
+
 @pytest.fixture(scope="session")
 def draw_run():
     """The function that writes the folder of a run which never trained: every file that a report reads."""

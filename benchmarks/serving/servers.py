@@ -13,8 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trapline.model_file import file_name
+
 from .accounts import MARK, members, resident_mib
-from .assets import Assets
+from .assets import Assets, metadata_of
 from .environments import clean_environment, python_of
 from .peer_starts import ROOM, STARTS, WORKERS, Place, mlserver_settings
 
@@ -32,6 +34,7 @@ class Wanted:
         assets: Model and photos.
         cores: Processors for it.
         options: Further options of `server run`, for Trapline only.
+        device: What Trapline runs models on.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Wanted:
     assets: Assets
     cores: int
     options: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(kw_only=True)
@@ -131,18 +135,23 @@ def _trapline(wanted: Wanted, folder: Path, mark: str, work: Path) -> Running:  
     models = repository(folder / "models", fp32 or wanted.assets.model)
     if fp32 is not None:
         # The server measures both, and serves the faster one.
-        shutil.copyfile(wanted.assets.model, models / "bench" / "1" / "model.int8.onnx")
+        cheaper = file_name(metadata_of(wanted.assets.model).precision)
+        shutil.copyfile(wanted.assets.model, models / "bench" / "1" / cheaper)
     return start_trapline(wanted, models, mark, listen=grpc_port, metrics=metrics_port, log=folder / "log.txt")
 
 
 def start_trapline(wanted: Wanted, models: Path, mark: str, *, listen: int, metrics: int, log: Path) -> Running:
     """Starts `server run` of this checkout on the repository `models`."""
     addresses = ["--listen", f"127.0.0.1:{listen}", "--metrics", f"127.0.0.1:{metrics}"]
-    settings = ["--device", "cpu", "--threads", str(wanted.cores)]
+    settings = ["--device", wanted.device, "--threads", str(wanted.cores)]
     program = [sys.executable, "-c", "import sys; from server.cli import main; sys.exit(main())", "run"]
     command = [*program, "--models", str(models), *addresses, *settings, *wanted.options]
     path = os.pathsep.join([str(TOP), str(TOP / "protos")])
-    process = _started(command, clean_environment() | {"PYTHONPATH": path, MARK: mark}, log)
+    environment = clean_environment() | {"PYTHONPATH": path, MARK: mark}
+    if wanted.device == "cuda":
+        del environment["CUDA_VISIBLE_DEVICES"]  # those of the caller were taken away
+        environment |= {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
+    process = _started(command, environment, log)
     return Running(
         wanted=wanted,
         process=process,
