@@ -49,7 +49,7 @@ def measured(
     Raises:
         SystemExit: It failed; the end of its output is in the sentence.
     """
-    load, busy, used = os.getloadavg()[0], busy_seconds(), _children_seconds()
+    load, busy, used = os.getloadavg()[0], busy_seconds(), children_seconds()
     peak = Peak()
     with log.open("wb") as output:
         began = time.monotonic()
@@ -78,7 +78,7 @@ def measured(
     seconds = time.monotonic() - began
     if child.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n" + log.read_text(errors="replace")[-2000:])
-    others = (busy_seconds() - busy) - (_children_seconds() - used)
+    others = (busy_seconds() - busy) - (children_seconds() - used)
     cores = os.cpu_count() or 1
     return Measured(
         began=began,
@@ -152,6 +152,7 @@ def busy_seconds() -> float:
     return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
 
 
-def _children_seconds() -> float:
+def children_seconds() -> float:
+    """Processor time of the children that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
