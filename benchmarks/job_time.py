@@ -145,8 +145,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"Through the service a run takes {interval(found, 'service_to_hand')} times as long as by `trainer run` "
         f"(wanted: at most {MOST_RATIO}): {'met' if met else 'NOT met'}. It takes "
-        f"{interval(found, 'cpu_service_to_hand')} times the processor time, which other work disturbs less. Weights of "
-        f"each pair are "
+        f"{interval(found, 'cpu_service_to_hand')} times the processor time, which other work disturbs less. Weights "
+        f"of each pair are "
         f"{'the same bytes' if found['same_weights'] else 'DIFFERENT'}.",
         "",
         f"`{result['command']}`",
