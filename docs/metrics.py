@@ -70,6 +70,9 @@ trapline_train_jobs{state="pending"}
 increase(trapline_train_restarts_total[1h])
 ```
 
+What to be woken by is in [`deploy/monitoring/`](operations.md#what-to-watch): rules, each with its entry in the
+[runbook](runbook.md), and a dashboard.
+
 Of known photos 5 % have an unknown score above 1, by the way it is made. The bounds of the last query's buckets are 0.1
 to 0.9 in steps of 0.1, 0.95, 0.99. Compare a share with that of the weeks after the version was first served: where the
 cameras stayed the same and it moved, look at photos before trusting the answers.

@@ -180,6 +180,7 @@ def build(
     works = works or (device_works if device == "cuda" else None)
     metrics, health_changed, gate = Metrics(), asyncio.Event(), Gate()
     limits = _limits(config)
+    metrics.queue_limit.set(limits.max_wait_seconds)
     # On a GPU one batch is prepared while another one runs; on the CPU each thread may run one.
     lanes = Lanes(2, one_device=True) if device == "cuda" else Lanes(threads)
 
@@ -215,7 +216,7 @@ def build(
         lanes=lanes,
         metrics=metrics,
         gate=gate,
-        health=Health(models, lanes, gate, changed=health_changed, device_works=works),
+        health=Health(models, lanes, gate, metrics=metrics, changed=health_changed, device_works=works),
         stopping=stopping,
         tracing=Tracing(exporter_to(config.trace_endpoint), "trapline-server") if config.trace_endpoint else None,
     )

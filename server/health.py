@@ -10,6 +10,7 @@ from trapline.service.gate import Gate
 
 from .access import CLASSIFY_SERVICE
 from .lanes import Lanes
+from .metrics import Metrics
 from .models import Models
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Health:
         models: Those served.
         lanes: Where their batches run.
         gate: Tells that the server drains.
+        metrics: Where readiness is shown, too.
         changed: Set by whoever changes what is told here.
         device_works: Whether the device does anything at all; slow, called on a thread when every batch of a model
             fails. None where there is no device to lose.
@@ -46,10 +48,11 @@ class Health:
         lanes: Lanes,
         gate: Gate,
         *,
+        metrics: Metrics,
         changed: asyncio.Event,
         device_works: Callable[[], bool] | None,
     ) -> None:
-        self._models, self._lanes, self._gate = models, lanes, gate
+        self._models, self._lanes, self._gate, self._ready = models, lanes, gate, metrics.ready
         self._changed, self._device_works = changed, device_works
         self.servicer = health.aio.HealthServicer()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -63,6 +66,7 @@ class Health:
     async def tell(self) -> None:
         """Says what is the case now."""
         ready = self._models.ready and not self._gate.winding_down.is_set()
+        self._ready.set(ready)
         for service in READINESS:
             await self.servicer.set(service, _SERVING if ready else _NOT_SERVING)
         await self.servicer.set(LIVENESS, _NOT_SERVING if self._models.broken or self.lost.done() else _SERVING)

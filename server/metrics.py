@@ -48,11 +48,17 @@ class Metrics(ServiceMetrics):
         self.queue_bytes = gauge("trapline_queue_bytes", "model", "Bytes of their files.")
         self.preprocess_seconds = timer("trapline_preprocess_seconds", "model", "Decoding and resizing of an image.")
         self.queue_seconds = timer("trapline_queue_seconds", "model", "Waiting of an image for its batch.")
+        self.queue_limit = gauge(
+            "trapline_queue_limit_seconds", "", "`--max-queue-ms`: calls that would wait longer are refused."
+        )
         self.inference_seconds = timer("trapline_inference_seconds", "model", "Run of a batch.")
         self.batch_images = histogram("trapline_batch_images", "model", "Images in a batch.", _IMAGES)
         self.batch_failures = counter("trapline_batch_failures", "model", "Batches that the runtime failed to run.")
         self.load_seconds = timer("trapline_model_load_seconds", "model", "Reading and warming up a version.")
         self.load_failures = counter("trapline_model_load_failures", "model", "Versions that could not be served.")
+        self.model_error = gauge(
+            "trapline_model_error", "model", "1 while the newest version of a model cannot be served."
+        )
         self.model_info = gauge("trapline_model_info", "model version", "1 for the version that is served.")
         self.predictions = counter(
             "trapline_predictions",

@@ -47,7 +47,7 @@ class Models:
     ) -> None:
         self._repository, self._load, self._serve = repository, load, serve
         self._metrics, self._on_change = metrics, on_change
-        self._slots = {model_id: ModelSlot(model_id=model_id) for model_id in repository.model_ids()}
+        self._slots = {model_id: self._new_slot(model_id) for model_id in repository.model_ids()}
         self._settled = False
         # One load at a time: two at once would need the memory of both, and slow down who is served.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -117,7 +117,9 @@ class Models:
     async def refresh(self) -> None:
         """Loads what is new in the repository: models, and versions newer than the served ones unless pinned."""
         for model_id in self._repository.model_ids():
-            slot = self._slots.setdefault(model_id, ModelSlot(model_id=model_id))
+            if model_id not in self._slots:
+                self._slots[model_id] = self._new_slot(model_id)
+            slot = self._slots[model_id]
             async with slot.lock:
                 await self._load_newest(slot)
 
@@ -132,7 +134,7 @@ class Models:
         """
         versions = self._repository.versions(model_id)
         if model_id not in self._slots and versions:
-            self._slots[model_id] = ModelSlot(model_id=model_id)
+            self._slots[model_id] = self._new_slot(model_id)
         slot = self.slot(model_id)
         wanted = parse_version(version) if version else None
         if version and wanted not in versions:
@@ -243,6 +245,14 @@ class Models:
         if old is not None:
             self._spawn(let_go(slot, [old]))
         self._on_change()
+
+    def _new_slot(self, model_id: str) -> ModelSlot:
+        slot = ModelSlot(model_id=model_id)
+        # Counted from 0 on: of a count that begins with its first failure Prometheus sees no increase.
+        self._metrics.load_failures.labels(model_id)
+        self._metrics.batch_failures.labels(model_id)
+        self._metrics.model_error.labels(model_id).set_function(lambda: float(slot.error is not None))
+        return slot
 
     def _drift(self, model_id: str, version: int, session: Session) -> Drift:
         labels = [label.id for label in session.metadata.labels]

@@ -131,7 +131,7 @@ def _requirement(text: str, extra: str) -> set[str]:
 def test_constraints_name_versions_and_no_place():
     """A pin says what, never where from."""
     for line in (TOP / "constraints.txt").read_text(encoding="utf-8").split("\n")[:-1]:
-        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+        assert re.fullmatch(r"[a-z0-9-]+==([0-9]+!)?[0-9][0-9a-z.]*", line), line
 
 
 def loaded_by(*modules: str) -> set[str]:

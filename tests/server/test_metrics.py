@@ -126,3 +126,31 @@ async def test_work_for_callers_that_are_gone_is_counted(kit, models):
             assert value(server, "trapline_wasted_images_total", model="colours", cause=cause) == 1
         assert series(server, "trapline_dropped_images_total") == set()
         assert value(server, "trapline_batch_images_sum", model="colours") == 4
+
+
+async def test_readiness_is_a_gauge(kit, models):
+    """1 as long as health says SERVING; and the limit of the queue is told beside it."""
+    async with kit.running(models, max_queue_ms=250) as (server, _):
+        assert value(server, "trapline_ready") == 1
+        assert value(server, "trapline_queue_limit_seconds") == 0.25
+        server._gate.close()
+        await server.health.tell()
+        assert value(server, "trapline_ready") == 0
+    async with kit.running(models / "colours" / "1", allow_empty=True) as (server, _):
+        assert value(server, "trapline_ready") == 0
+
+
+async def test_a_newest_version_that_cannot_be_served_shows_until_it_is_mended(kit, models):
+    """A gauge, beside the count of failures; both are there at 0 from the start, so that an increase is seen."""
+    async with kit.running(models) as (server, _):
+        for name in ("trapline_model_error", "trapline_model_load_failures_total", "trapline_batch_failures_total"):
+            assert value(server, name, model="colours") == 0
+        kit.publish(models, "colours", 2, b"junk")
+        await server.models.refresh()
+        assert value(server, "trapline_model_error", model="colours") == 1
+        assert value(server, "trapline_model_load_failures_total", model="colours") == 1
+        kit.publish(models, "colours", 3, kit.model_bytes())
+        kit.publish(models, "other", 1, kit.model_bytes())
+        await server.models.refresh()
+        assert value(server, "trapline_model_error", model="colours") == 0
+        assert value(server, "trapline_model_error", model="other") == 0

@@ -1,6 +1,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+from trapline.errors import UsageError
 from trapline.service.metrics import ServiceMetrics
 from trapline.service.watched import Watched
 
@@ -31,3 +32,27 @@ def test_files_are_watched_by_signature(tmp_path, monkeypatch):
     state.meddles = True
     assert watched.current() == "two"
     assert watched.current() == "three"
+
+
+def test_content_that_cannot_be_used_is_told_until_it_can(tmp_path, monkeypatch):
+    """The gauge is 1 while the old content is kept; the counts are there at 0 from the start."""
+    monkeypatch.setattr("trapline.service.watched.LOOK_SECONDS", 0.0)
+    path, metrics = tmp_path / "file", ServiceMetrics()
+    path.write_text("good")
+
+    def read() -> str:
+        if path.read_text() == "bad":
+            raise UsageError("it is bad")
+        return path.read_text()
+
+    def counted() -> tuple[float | None, ...]:
+        value, name = metrics.registry.get_sample_value, "trapline_credential_reloads_total"
+        counts = [value(name, {"file": "tokens", "outcome": outcome}) for outcome in ("ok", "failed")]
+        return value("trapline_credentials_kept", {"file": "tokens"}), *counts
+
+    watched = Watched("tokens", [path], read=read, metrics=metrics)
+    assert counted() == (0, 0, 0)
+    replace(path, "bad")
+    assert (watched.current(), *counted()) == ("good", 1, 0, 1)
+    replace(path, "better")
+    assert (watched.current(), *counted()) == ("better", 0, 1, 1)

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -141,6 +142,32 @@ async def test_metrics_count_jobs(service):
         page = (await asyncio.to_thread(urllib.request.urlopen, url)).read().decode()
         for declared in one.server.metrics.declared:
             assert f"# TYPE {declared.name.removesuffix('_total')}" in page
+
+
+async def test_metrics_tell_of_silence_and_room(service):
+    """How long the quietest running job has told nothing, also after a restart; what the disk has and must have."""
+    async with service(min_free_gib=0.5) as one:
+        value = one.server.metrics.registry.get_sample_value
+        assert (value("trapline_ready"), value("trapline_train_silent_seconds")) == (1, 0)
+        assert value("trapline_train_required_free_bytes") == 2**29
+        assert value("trapline_train_free_bytes") == pytest.approx(shutil.disk_usage(one.runs).free, rel=0.1)
+        assert value("trapline_train_ended_jobs_total", {"outcome": "failed"}) == 0
+        one.hold()
+        name = (await one.create()).name
+        await one.until_state(name, TrainJob.STATE_RUNNING)
+        while value("trapline_train_silent_seconds") < 0.5:  # noqa: ASYNC110  # what is waited for is time
+            await asyncio.sleep(0.05)
+        events = one.runs / name.removeprefix("trainJobs/") / "events.jsonl"
+        with events.open("a") as file:
+            file.write('{"time": 1, "sentence": "still here"}\n')
+        while value("trapline_train_silent_seconds") > 0.5:  # noqa: ASYNC110  # the follower's next look has no event
+            await asyncio.sleep(0.01)
+    one.release()
+    async with service() as again:
+        await again.watched(name)
+        assert again.server.metrics.registry.get_sample_value("trapline_train_silent_seconds") == 0
+        await again.server.drain()
+        assert again.server.metrics.registry.get_sample_value("trapline_ready") == 0
 
 
 async def test_a_calls_line_names_its_job(service, caplog):

@@ -151,6 +151,7 @@ class TrainServer:
 
     async def _tell(self) -> None:
         ready = self._loaded and not self._gate.winding_down.is_set()
+        self.metrics.ready.set(ready)
         for service in READINESS:
             await self._health.set(service, _SERVING if ready else _NOT_SERVING)
 
@@ -184,6 +185,7 @@ def build(
     with ExitStack() as held:
         held.enter_context(locked_root(config.runs_root))
         changes, metrics = Changes(), TrainMetrics()
+        metrics.show_room(config.runs_root, config.min_free_bytes)
         store = CountedStore(config.runs_root / STORE, changes, metrics)
         runner = Runner(store, devices=devices(config.parallel, find_gpus(config.gpus)), setting=setting)
         return TrainServer(config, store=store, changes=changes, runner=runner, metrics=metrics, held=held.pop_all())

@@ -1,6 +1,8 @@
 """What `trainer serve` counts beside what every service does, and the store that counts it."""
 
-from collections.abc import Collection
+import shutil
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from trapline.v1 import train_pb2
 from trapline.v1.metadata_pb2 import Evaluation
 
 from .changes import Changes
-from .job import ENDED, Job, State
+from .job import ENDED, Event, Job, State
 from .store import Store
 
 _STATES = tuple(state for state in State.State.values() if state != State.STATE_UNSPECIFIED)
@@ -33,12 +35,36 @@ class TrainMetrics(ServiceMetrics):
         )
         self.restarts = self.counter("trapline_train_restarts", "", "Processes of jobs started again after they died.")
         self.watchers = self.gauge("trapline_train_watchers", "", "Calls of WatchTrainJob under way.")
+        self.silent = self.gauge(
+            "trapline_train_silent_seconds",
+            "",
+            "Time that the running job which is silent for longest has told nothing.",
+        )
+        self.free = self.gauge("trapline_train_free_bytes", "", "Room on the disk of `--runs-root`.")
+        self.required_free = self.gauge(
+            "trapline_train_required_free_bytes", "", "`--min-free-gib`: with less room no job is taken or started."
+        )
+        for state in ENDED:
+            # There from the start: of a count that begins with its first job Prometheus sees no increase.
+            self.ended.labels(word(state))
 
     def count_states(self, counts: Collection[tuple[int, int]]) -> None:
         """Takes over how many jobs there are in each state."""
         known = dict(counts)
         for state in _STATES:
             self.jobs.labels(word(state)).set(known.get(state, 0))
+
+    def show_room(self, runs_root: Path, required_bytes: int) -> None:
+        """Shows how much room there is on the disk of the runs, whenever it is asked for, and how much is needed."""
+
+        def free_bytes() -> float:
+            try:
+                return float(shutil.disk_usage(runs_root).free)
+            except OSError:
+                return 0.0  # a disk that is away has no room, and the page goes on
+
+        self.free.set_function(free_bytes)
+        self.required_free.set(required_bytes)
 
     def count_end(self, job: Job) -> None:
         """Counts a job that has just ended."""
@@ -54,6 +80,10 @@ class CountedStore(Store):
     def __init__(self, path: Path, changes: Changes, metrics: TrainMetrics) -> None:
         super().__init__(path, changes)
         self._metrics = metrics
+        rows = self._database.read("SELECT id, counted_time FROM jobs WHERE state = ?", int(State.STATE_RUNNING))
+        # When each running job told something last; read by the thread of the metrics' page, too.
+        self._told: dict[str, float] = {row["id"]: row["counted_time"] for row in rows}
+        metrics.silent.set_function(self._silent_seconds)
         self.count_states()
 
     def count_states(self) -> int:
@@ -74,6 +104,7 @@ class CountedStore(Store):
     async def started(self, job_id: str, device: str) -> Job:
         """As the store's."""
         job = await super().started(job_id, device)
+        self._told[job_id] = time.time()
         self.count_states()
         self._metrics.seconds.labels("pending").observe(max(0.0, (job.start_time or 0.0) - job.create_time))
         return job
@@ -81,7 +112,14 @@ class CountedStore(Store):
     async def attempt(self, job_id: str, device: str, sentence: str) -> Job:
         """As the store's."""
         job = await super().attempt(job_id, device, sentence)
+        self._told[job_id] = time.time()
         self._metrics.restarts.inc()
+        return job
+
+    async def append(self, job_id: str, events: Sequence[Event], offset: int) -> Job:
+        """As the store's."""
+        job = await super().append(job_id, events, offset)
+        self._told[job_id] = time.time()
         return job
 
     async def succeeded(
@@ -113,7 +151,11 @@ class CountedStore(Store):
         await super().delete(job_id)
         self.count_states()
 
+    def _silent_seconds(self) -> float:
+        return max((time.time() - told for told in list(self._told.values())), default=0.0)
+
     def _ended(self, job: Job) -> Job:
+        self._told.pop(job.id, None)
         self.count_states()
         self._metrics.count_end(job)
         return job

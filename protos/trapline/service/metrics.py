@@ -11,6 +11,8 @@ from trapline.errors import UsageError
 
 from .addresses import cannot_listen, joined, split
 
+# Last words of names that only tell of something.
+_UNITLESS = frozenset({"info", "ready", "error", "kept"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -51,6 +53,12 @@ class ServiceMetrics:
             "file outcome",
             "Changed files of certificates or tokens: taken over (`ok`), or the old ones kept (`failed`).",
         )
+        self.credentials_kept = self.gauge(
+            "trapline_credentials_kept",
+            "file",
+            "1 while a file of certificates or tokens has changed into what cannot be used, and the old ones are kept.",
+        )
+        self.ready = self.gauge("trapline_ready", "", "1 while health says SERVING: calls are taken and answered.")
 
     def counter(self, name: str, labels: str, meaning: str) -> Counter:
         """A count that only grows; its name as Prometheus has it gets `_total`. `labels` are words."""
@@ -73,7 +81,8 @@ class ServiceMetrics:
 
     def _declare(self, kind: str, name: str, labels: str, meaning: str) -> None:
         # By Prometheus's rule the name ends with its unit; what only tells of something has none.
-        unit = name.removesuffix("_total").rpartition("_")[2].replace("info", "–")
+        last = name.removesuffix("_total").rpartition("_")[2]
+        unit = "–" if last in _UNITLESS else last
         declared = Declared(name=name, kind=kind, labels=tuple(labels.split()), unit=unit, meaning=meaning)
         self.declared.append(declared)
 

@@ -33,12 +33,15 @@ class Watched(Generic[Value]):
     """
 
     def __init__(self, name: str, paths: Sequence[Path], *, read: Callable[[], Value], metrics: ServiceMetrics) -> None:
-        self._name, self._paths, self._read, self._metrics = name, tuple(paths), read, metrics
+        self._name, self._paths, self._read = name, tuple(paths), read
         self._seen = self._signature()
         self._value = read()
         self._next_look = time.monotonic() + LOOK_SECONDS
         # gRPC asks for certificates from threads of its own.
         self._lock = threading.Lock()
+        # There from the start: of a count that begins with its first failure Prometheus sees no increase.
+        self._reloads = {outcome: metrics.credential_reloads.labels(name, outcome) for outcome in ("ok", "failed")}
+        self._kept = metrics.credentials_kept.labels(name)
         self._warn_of_readers()
 
     def current(self) -> Value:
@@ -58,10 +61,12 @@ class Watched(Generic[Value]):
         try:
             self._value = self._read()
         except UsageError as error:
-            self._metrics.credential_reloads.labels(self._name, "failed").inc()
+            self._reloads["failed"].inc()
+            self._kept.set(1)
             _log.error("event=credentials_kept file=%s reason=%r", self._name, str(error))
             return
-        self._metrics.credential_reloads.labels(self._name, "ok").inc()
+        self._reloads["ok"].inc()
+        self._kept.set(0)
         _log.info("event=credentials_reloaded file=%s", self._name)
         self._warn_of_readers()
 
