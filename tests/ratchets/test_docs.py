@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 TOP = Path(__file__).parents[2]
-OTHER_PAGES = ("README.md", "deploy/README.md", "benchmarks/README.md", ".github/CONTRIBUTING.md")
+OTHER_PAGES = (
+    "README.md",
+    "deploy/README.md",
+    "deploy/kustomize/README.md",
+    "benchmarks/README.md",
+    ".github/CONTRIBUTING.md",
+)
 PAGES = sorted([*(TOP / "docs").rglob("*.md"), *(TOP / name for name in OTHER_PAGES)])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
