@@ -253,3 +253,12 @@ def test_a_second_process_is_refused_in_a_sentence(started):
     code, errors = started().end()
     assert (code, "--runs-root: another service" in errors) == (2, True)
     assert first.end(signal.SIGTERM)[0] == 0
+
+
+async def test_folders_may_be_relative(service, tmp_path, monkeypatch):
+    """A service whose folders are named from where it was started runs jobs, whose processes work elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    async with service.func(Path(), models=Path("models")) as one:
+        assert not one.config.runs_root.is_absolute()
+        events = await one.watched((await one.create()).name)
+    assert events[-1].train_job.state == TrainJob.STATE_SUCCEEDED

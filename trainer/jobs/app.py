@@ -169,6 +169,7 @@ def build(
     Raises:
         UsageError: The data root is missing, or another service has the runs root.
     """
+    config = _absolute(config)
     if not config.data_root.is_dir():
         raise UsageError(f"--data-root: there is no folder {config.data_root}; name the one that data sets lie in")
     places = (config.data_root, config.runs_root, config.models, user_cache_folder(config.cache_dir))
@@ -189,3 +190,9 @@ def build(
         store = CountedStore(config.runs_root / STORE, changes, metrics)
         runner = Runner(store, devices=devices(config.parallel, find_gpus(config.gpus)), setting=setting)
         return TrainServer(config, store=store, changes=changes, runner=runner, metrics=metrics, held=held.pop_all())
+
+
+def _absolute(config: ServeConfig) -> ServeConfig:
+    """The same folders, also from a job's own folder, in which its process runs."""
+    given = {name: getattr(config, name) for name in ("data_root", "runs_root", "models", "cache_dir")}
+    return config.model_copy(update={name: path.absolute() for name, path in given.items() if path is not None})
