@@ -146,11 +146,8 @@ def test_the_page_has_a_command_for_every_project_and_paths_that_are_its_own():
     assert all(len(project.figures) >= 4 for project in PROJECTS)
 
 
-@pytest.mark.parametrize(
-    "project",
-    [pytest.param(one, marks=[] if one.name == "Fruit" else [pytest.mark.full]) for one in PROJECTS],
-    ids=lambda project: project.name,
-)
+@pytest.mark.full
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
 @pytest.mark.timeout(900)
 def test_each_command_made_small_leaves_its_figures(project, forked, drawn, tmp_path):
     """On drawn photos of 32 px, from random weights, for one epoch: every figure that the page names is there."""

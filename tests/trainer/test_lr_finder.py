@@ -72,6 +72,7 @@ def tensors(network):
     return {name: value.numpy().tobytes() for name, value in network.network.state_dict().items()}
 
 
+@pytest.mark.full
 def test_the_network_is_as_it_was():
     """Weights, BatchNorm statistics, gradients and mode are the same after the range test as before it."""
     network = build()
@@ -82,6 +83,7 @@ def test_the_network_is_as_it_was():
     assert all(parameter.grad is None for parameter in network.network.parameters())
 
 
+@pytest.mark.full
 def test_training_after_it_is_training_without_it(tmp_path):
     """Nothing of the range test leaks into the run: the same bytes come out with it and without it."""
     one, two = build(), build()
@@ -98,12 +100,14 @@ def _untrained():
     return found(build())
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_curve(untrained):
     """Twice the same, step by step, whatever was drawn before; with another seed other batches."""
     assert found(build()) == untrained
     assert found(build(), plan=replace(PLAN, seed=5)).losses != untrained.losses
 
 
+@pytest.mark.full
 def test_a_network_that_is_fitted_breaks_down_early():
     """From a fitted network the loss lies flat and leaps: the test ends there, and tells its progress to the end."""
     network, told = build(), []
@@ -119,6 +123,7 @@ def test_a_network_that_is_fitted_breaks_down_early():
     assert told[-1] == (len(seen.losses), len(seen.losses))
 
 
+@pytest.mark.full
 def test_the_suggestion_trains_and_a_hundred_times_it_does_not(untrained, tmp_path):
     """Without weights the training loss falls at the suggested rate, and stays far above at a hundred times it."""
     losses = {}

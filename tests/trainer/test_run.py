@@ -159,6 +159,7 @@ def test_other_photos_are_refused_by_name(whole, tmp_path):
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "done"
 
 
+@pytest.mark.full
 def test_an_equal_run_is_not_promoted(whole, tmp_path):
     """The same photos and options in another folder: the published file is asked, answers alike, and stays."""
     home, _ = whole

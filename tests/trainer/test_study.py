@@ -145,6 +145,7 @@ def test_the_same_command_prints_the_result_and_does_nothing(whole):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.full
 def test_stopped_and_asked_again_it_goes_on(whole):
     """Ctrl-C keeps the points that are done; the same command trains the others and ends with the unbroken figures."""
     home, unbroken, _, _ = whole
@@ -163,6 +164,7 @@ def test_stopped_and_asked_again_it_goes_on(whole):
     assert timeless(config.out / "study.csv") == timeless(unbroken / "study.csv")
 
 
+@pytest.mark.full
 def test_more_sizes_may_be_asked_for_later(whole):
     """Points of earlier sizes are kept, and those of other sizes do not change them."""
     home, unbroken, _, _ = whole
