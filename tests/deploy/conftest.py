@@ -1,7 +1,6 @@
 """What the tests of deployment share: rendered manifests, a tiny model, and a program run until it serves."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 # The checkers beside these tests; `tests` has no packages to import them from.
 sys.path.insert(0, str(Path(__file__).parent))
 from kube import rendering, tools
+from modules import module_at
 
 TOP = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -68,11 +68,7 @@ def kube_problems():
 @pytest.fixture(scope="session")
 def image_kit():
     """The tiny models and pictures of the server's own tests."""
-    path = TOP / "tests" / "server" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("server_kit", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(TOP / "tests" / "server" / "conftest.py")
 
 
 def asked(address, service=""):
@@ -151,10 +147,7 @@ def image_ports():
 @pytest.fixture(scope="session")
 def image_engine(tmp_path_factory):
     """An engine whose storage is gone afterwards."""
-    path = Path(__file__).with_name("engine.py")
-    spec = importlib.util.spec_from_file_location("engine", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(Path(__file__).with_name("engine.py"))
     try:
         module.install()
     except module.Unavailable as reason:

@@ -1,7 +1,6 @@
 """What goes wrong in the live test of alerts: models that fail at white pictures, programs, and callers."""
 
 import contextlib
-import importlib.util
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from modules import module_at
 from onnx import TensorProto, helper, numpy_helper
 
 from trapline.v1 import classify_pb2_grpc, model_pb2_grpc, train_pb2_grpc
@@ -21,14 +21,7 @@ PROGRAMS = Path(sys.executable).parent
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
 
-def _server_kit():
-    spec = importlib.util.spec_from_file_location("server_kit", TOP / "tests" / "server" / "conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-KIT = _server_kit()
+KIT = module_at(TOP / "tests" / "server" / "conftest.py")
 
 
 def _white(model):

@@ -1,24 +1,16 @@
 """The stage of the live test of alerts: Prometheus, the programs that it reads, phases that end what they began."""
 
 import contextlib
-import importlib.util
 import signal
 import socket
 import time
 from pathlib import Path
 
 import numpy as np
+from modules import module_at
 from PIL import Image
 
 FACTOR = 30
-
-
-def module_at(path):
-    """A module that no package holds."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PROMETHEUS = module_at(Path(__file__).with_name("prometheus.py"))

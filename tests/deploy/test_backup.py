@@ -1,26 +1,18 @@
 """The commands of docs/operations.md, run while the service works, and a service on what they give back."""
 
-import importlib.util
 import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from modules import module_at
 
 from trapline.v1 import train_pb2
 from trapline.v1.train_pb2 import TrainJob
 
 TOP = Path(__file__).parents[2]
 pytestmark = pytest.mark.full
-
-
-def module_at(path):
-    """A module that no package holds."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PROMETHEUS = module_at(Path(__file__).with_name("prometheus.py"))

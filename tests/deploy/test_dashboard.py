@@ -1,5 +1,4 @@
 import asyncio
-import importlib.util
 import json
 import re
 import subprocess
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 import yaml
+from modules import module_at
 
 from trainer.jobs.app import build as build_trainer
 from trainer.jobs.config import ServeConfig
@@ -18,14 +18,6 @@ from trainer.jobs.metrics import TrainMetrics
 from trapline.v1.error_reason_pb2 import ErrorReason
 
 TOP = Path(__file__).parents[2]
-
-
-def module_at(path):
-    """A module that no package holds."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PROMETHEUS = module_at(Path(__file__).with_name("prometheus.py"))

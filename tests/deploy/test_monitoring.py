@@ -1,19 +1,11 @@
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from modules import module_at
 
 TOP = Path(__file__).parents[2]
-
-
-def module_at(path):
-    """A module that no package holds."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PROMETHEUS = module_at(Path(__file__).with_name("prometheus.py"))

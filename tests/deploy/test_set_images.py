@@ -1,4 +1,3 @@
-import importlib.util
 import re
 import subprocess
 import sys
@@ -8,20 +7,14 @@ import yaml
 from kube import rendering
 from kube.tools import TOP
 from kube.workloads import workloads
+from modules import module_at
 
 COMMAND = TOP / "deploy" / "set_images.py"
 GOOD = rendering.reference("server").rpartition("@")[2]
 
 
-def set_images():
-    """The command as a module."""
-    spec = importlib.util.spec_from_file_location("set_images", COMMAND)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-problem = set_images().problem
+SET_IMAGES = module_at(COMMAND)
+problem = SET_IMAGES.problem
 
 
 def images(documents):
@@ -100,7 +93,7 @@ def test_the_readmes_commands_are_these():
     """What the page tells the operator to type is what is tested here, and its site builds."""
     page = (TOP / "deploy" / "kustomize" / "README.md").read_text(encoding="utf-8")
     assert "python deploy/set_images.py deploy/kustomize/overlays/cpu" in page
-    for program, name in set_images().PLACEHOLDERS.items():
+    for program, name in SET_IMAGES.PLACEHOLDERS.items():
         assert name == f"trapline.invalid/trapline-{program}"
     assert "kustomize edit set image\ntrapline.invalid/trapline-server=" in page
 
