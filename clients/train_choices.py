@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from trapline.command_line import GivenAlone
 from trapline.errors import RequestInvalid
 from trapline.run_choices import RunChoices
 
@@ -21,19 +21,8 @@ class JobChoices(RunChoices):
         return self if self.recipe else super()._together()  # type: ignore[operator]  # pydantic leaves the method
 
 
-class _Given(JobChoices):
+class _Given(GivenAlone, JobChoices):
     """The same as arguments alone: nothing is read from the environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  # the base class's signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
 
 def checked(options: Mapping[str, object], *, recipe: str = "") -> dict[str, object]:

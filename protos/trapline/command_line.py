@@ -89,6 +89,22 @@ class _ConfigFile(PydanticBaseSettingsSource):
         return {name: value for name, value in values.items() if name in options.model_fields}
 
 
+class GivenAlone(Options):
+    """Put before a verb's options: what the constructor is given, and nothing from the environment or a file."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # the base class's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what the constructor is given."""
+        return (init_settings,)
+
+
 def _recipe(name: str, folder: Path | None) -> Path | None:
     """The file that `recipe:NAME` means; None for a path."""
     prefix = "recipe:"

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from trapline.command_line import GivenAlone
 from trapline.errors import RequestInvalid, UsageError
 from trapline.train_config import option_names, options_of
 from trapline.train_errors import DatasetInvalid
@@ -36,20 +36,8 @@ _LONGEST_OPTION = 1024
 _FLAG = re.compile(r"--([a-z][a-z-]*[a-z])")
 
 
-class JobConfig(RunConfig):
+class JobConfig(GivenAlone, RunConfig):
     """The options of a job's run: what is given here, and nothing out of the service's own environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  # the base class's signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what the constructor is given."""
-        return (init_settings,)
 
 
 class _Violations:
