@@ -9,10 +9,8 @@ WORK = "import sys; [sum(range(20_000_000))]; print('done', flush=True); sys.std
 
 def test_a_process_that_left_the_tree_still_counts():
     """A daemon of the server, no descendant of its first process any more, is found by its mark."""
-    leave = (
-        "import subprocess; nothing = subprocess.DEVNULL\n"
-        "print(subprocess.Popen(['sleep', '60'], start_new_session=True, stdout=nothing, stderr=nothing).pid)"
-    )
+    stay = "import os, time; print(os.getpid(), flush=True); os.closerange(1, 3); time.sleep(60)"
+    leave = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {stay!r}], start_new_session=True)"
     environment = os.environ | {MARK: "one"}
     left = subprocess.run([sys.executable, "-c", leave], env=environment, check=True, capture_output=True, text=True)
     daemon = int(left.stdout)
