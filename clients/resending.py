@@ -101,6 +101,7 @@ class ResendingStream:
                 lane.close()
 
     def _give_up(self, refusal: Refusal) -> Iterator[Result]:
+        yield from self._done  # came in the same moment
         for image in self._outstanding.in_order():
             yield Result(index=image.index, source=image.source, refusal=refusal)
         for index, source in self._sources:
