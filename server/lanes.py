@@ -1,5 +1,6 @@
 """Where batches run: lanes of one device, given in turn to the models that have images waiting."""
 
+import asyncio
 import math
 import time
 from collections import deque
@@ -67,6 +68,8 @@ class Lanes:
         self._taken: set[Taken] = set()
         self._wanting: deque[Queue] = deque()
         self._threads = Workers(count, name="run")
+        self._loop = asyncio.get_running_loop()
+        self._is_offering = False
 
     @property
     def wanting_count(self) -> int:
@@ -94,7 +97,7 @@ class Lanes:
         """Gives `queue` a lane, now or when its turn comes."""
         if queue not in self._wanting:
             self._wanting.append(queue)
-        self._offer()
+        self._offer_soon()
 
     def forget(self, queue: Queue) -> None:
         """Offers `queue` nothing any more."""
@@ -110,13 +113,20 @@ class Lanes:
         self._taken.remove(taken)
         self.ended_count += 1
         self._free += taken.count
-        self._offer()
+        self._offer_soon()
 
     def close(self) -> None:
         """Ends the threads when what they run has ended."""
         self._threads.close()
 
+    def _offer_soon(self) -> None:
+        """Offers what is free once the event loop has come to the end of its turn: what arrives in it goes together."""
+        if not self._is_offering and self._free and self._wanting:
+            self._is_offering = True
+            self._loop.call_soon(self._offer)
+
     def _offer(self) -> None:
+        self._is_offering = False
         not_started: list[Queue] = []
         while self._free and self._wanting:
             queue = self._wanting.popleft()

@@ -283,6 +283,16 @@ async def test_takes_what_waits_when_the_device_is_free():
     await queue.close()
 
 
+async def test_images_of_one_turn_of_the_loop_go_together():
+    """An idle device takes all that came at once, not the first one by itself."""
+    held = Held()
+    held.go.set()
+    queue = batcher(held)
+    await asyncio.gather(*[classify(queue, number) for number in range(4)])
+    await queue.close()
+    assert held.batches == [[0, 1, 2, 3]]
+
+
 async def test_a_cancelled_callers_image_is_not_run():
     """A caller that leaves while it waits is left out of the batch, counted, and gives its place back."""
     held, metrics = Held(), Metrics()
