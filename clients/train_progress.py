@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from trapline.v1.train_pb2 import TrainJob, TrainProgress, WatchTrainJobResponse
 
@@ -20,11 +21,22 @@ Show = Callable[[str, WatchTrainJobResponse | str], None]
 def shown(job_ids: Sequence[str]) -> Iterator[Show]:
     """What to call with each event of these jobs."""
     if not sys.stderr.isatty():
-        yield _Lines(job_ids).show
+        yield partial(_show, _Lines(job_ids))
         return
     bars = _Bars(job_ids)
     with bars.bars:
-        yield bars.show
+        yield partial(_show, bars)
+
+
+def _show(view: "_Lines | _Bars", job_id: str, event: WatchTrainJobResponse | str) -> None:
+    if isinstance(event, str):
+        view.say(job_id, event)
+    elif event.WhichOneof("event") == "train_job":
+        view.state(job_id, event.train_job)
+    elif event.WhichOneof("event") == "progress":
+        view.progress(job_id, event.progress)
+    else:
+        view.say(job_id, event.sentence)
 
 
 class _Lines:
@@ -35,34 +47,26 @@ class _Lines:
         self._states: dict[str, str] = {}
         self._phases: dict[str, tuple[str, float]] = {}  # of each job, and when a line of it is due
 
-    def show(self, job_id: str, event: WatchTrainJobResponse | str) -> None:
-        """Prints what is worth a line."""
-        if isinstance(event, str):
-            self._say(job_id, event)
-        elif event.WhichOneof("event") == "train_job":
-            self._state(job_id, event.train_job)
-        elif event.WhichOneof("event") == "progress":
-            self._progress(job_id, event.progress)
-        else:
-            self._say(job_id, event.sentence)
-
-    def _state(self, job_id: str, job: TrainJob) -> None:
+    def state(self, job_id: str, job: TrainJob) -> None:
+        """Prints the state, where that is another one."""
         state = state_in_words(job)
         if self._states.get(job_id) != state:
             self._states[job_id] = state
             print(f"{job_id}: {state}", file=sys.stderr, flush=True)
 
-    def _progress(self, job_id: str, progress: TrainProgress) -> None:
+    def progress(self, job_id: str, progress: TrainProgress) -> None:
+        """Prints how far the phase is, where it is at its end or was not told for a while."""
         now = time.monotonic()
         phase, due = self._phases.get(job_id, ("", 0.0))
         if phase != progress.phase:
             due = now + _PLAIN_SECONDS
         if progress.done >= progress.total or now >= due:
             due = now + _PLAIN_SECONDS
-            self._say(job_id, progress_in_words(progress))
+            self.say(job_id, progress_in_words(progress))
         self._phases[job_id] = progress.phase, due
 
-    def _say(self, job_id: str, line: str) -> None:
+    def say(self, job_id: str, line: str) -> None:
+        """Prints a line, with the job where there are several."""
         print(f"{job_id}: {line}" if self._several else line, file=sys.stderr, flush=True)
 
 
@@ -89,28 +93,19 @@ class _Bars:
             job_id: self.bars.add_task(job_id, total=None, phase="", left="", rate="", figures="") for job_id in job_ids
         }
 
-    def show(self, job_id: str, event: WatchTrainJobResponse | str) -> None:
-        """Moves the job's bar, or prints its sentence above all of them."""
-        if isinstance(event, str):
-            self._say(job_id, event)
-        elif event.WhichOneof("event") == "train_job":
-            self._state(job_id, event.train_job)
-        elif event.WhichOneof("event") == "progress":
-            self._progress(job_id, event.progress)
-        else:
-            self._say(job_id, event.sentence)
-
-    def _state(self, job_id: str, job: TrainJob) -> None:
+    def state(self, job_id: str, job: TrainJob) -> None:
+        """Moves the bar to where the job stands; prints why it failed."""
         if job.HasField("progress"):
-            self._progress(job_id, job.progress)
+            self.progress(job_id, job.progress)
         words = state_in_words(job)
         if job.state == TrainJob.STATE_FAILED:
-            self._say(job_id, words)  # of any length, which a bar's line is not
+            self.say(job_id, words)  # of any length, which a bar's line is not
             words = state_of(job)
         if not (job.state == TrainJob.STATE_RUNNING and job.HasField("progress")):
             self.bars.update(self._tasks[job_id], phase=words, left="", rate="")
 
-    def _progress(self, job_id: str, progress: TrainProgress) -> None:
+    def progress(self, job_id: str, progress: TrainProgress) -> None:
+        """Moves the bar."""
         self.bars.update(
             self._tasks[job_id],
             completed=progress.done,
@@ -121,6 +116,7 @@ class _Bars:
             figures=progress.figures,
         )
 
-    def _say(self, job_id: str, line: str) -> None:
+    def say(self, job_id: str, line: str) -> None:
+        """Prints a line above the bars, with the job where there are several."""
         said = f"{job_id}: {line}" if self._several else line
         self.bars.console.print(said, markup=False, highlight=False, soft_wrap=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from trainer.jobs.changes import Changes
 from trainer.jobs.devices import devices
 from trainer.jobs.folders import STORE, locked_root
-from trainer.jobs.follower import Setting
 from trainer.jobs.runner import Runner
+from trainer.jobs.setting import Setting
 from trainer.jobs.store import Store
 from trapline.errors import TraplineError
 

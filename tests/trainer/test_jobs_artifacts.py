@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import threading
@@ -147,3 +148,33 @@ def test_no_descriptor_is_left_open(files):
     with pytest.raises(NameRefused):
         read(files, "link.txt")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def unopened(monkeypatch, name, number):
+    """Makes the file or folder of that name one that cannot be opened."""
+    original = os.open
+
+    def refused(path, *arguments, **options):
+        if path == name:
+            raise OSError(number, os.strerror(number))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("name", ["one", "run", "plots", "model.onnx"])
+def test_a_want_of_descriptors_is_no_missing_file(files, monkeypatch, name, number):
+    """The service's own trouble is not told as a run that has made nothing, or has no such file."""
+    unopened(monkeypatch, name, number)
+    with pytest.raises(OSError, match="Too many open files"):
+        files.list("one")
+    with pytest.raises(OSError, match="Too many open files"):
+        read(files, "plots/curves.png" if name == "plots" else "model.onnx")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.EIO])
+def test_a_folder_that_cannot_be_opened_hides_nothing_else(files, monkeypatch, number):
+    """One that may not be read, or was swapped for something else meanwhile, is left out."""
+    unopened(monkeypatch, "plots", number)
+    assert [each.path for each in files.list("one")] == ["model.onnx"]

@@ -85,7 +85,7 @@ def told_by(child, what, **changed):
 
 
 def test_a_run_that_is_done_tells_its_figures(child):
-    """Result, test figures and publication, without a path of the machine; who held the lock is in its file."""
+    """Result, test figures and publication, without a path of the machine."""
     told, code, _ = told_by(child, "done")
     assert code == 0
     outcome = told.outcome
@@ -94,7 +94,6 @@ def test_a_run_that_is_done_tells_its_figures(child):
     published = outcome.publication
     assert (published.version, published.reason) == ("3", "it is better than deer/2")
     assert not published.HasField("comparison")
-    assert set(json.loads((child.folder / "process.lock").read_text())) == {"pid", "start"}
 
 
 def test_a_run_that_is_done_already_tells_it_again(child):

@@ -44,6 +44,9 @@ def test_gpus(tmp_path, value):
         (["--runs-root", "{a}"], "apart"),
         (["--runs-root", "{a}/inside"], "apart"),
         (["--data-root", "{b}/inside"], "apart"),
+        (["--models", "{b}"], "--models must not lie in --runs-root"),
+        (["--models", "{b}/models"], "--models must not lie in --runs-root"),
+        (["--cache-dir", "{b}/cache"], "--cache-dir must not lie in --runs-root"),
     ],
 )
 def test_what_is_refused(tmp_path, capsys, arguments, word):
@@ -52,3 +55,11 @@ def test_what_is_refused(tmp_path, capsys, arguments, word):
     arguments = [each.format(**places) for each in arguments]
     assert given("--data-root", str(places["a"]), "--runs-root", str(places["b"]), *arguments) == 2
     assert word in capsys.readouterr().err
+
+
+def test_the_users_cache_is_no_job(tmp_path, monkeypatch, capsys):
+    """Also a cache that nobody named is outside of the jobs' folder; a job beside it would be deleted with it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
+    assert given("--data-root", str(tmp_path / "a"), "--runs-root", str(tmp_path / "home")) == 2
+    assert "--cache-dir must not lie in --runs-root" in capsys.readouterr().err
+    assert given("--data-root", str(tmp_path / "a"), "--runs-root", str(tmp_path / "home" / "jobs")) != 2

@@ -1,13 +1,16 @@
 import asyncio
+import errno
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,126 +18,18 @@ from trainer.jobs import process
 from trainer.jobs.changes import Changes
 from trainer.jobs.devices import Device, devices
 from trainer.jobs.folders import STORE, locked_root
-from trainer.jobs.follower import Setting
-from trainer.jobs.runner import Runner
 from trainer.jobs.store import Store
 from trapline.errors import UsageError, from_status
 from trapline.train_errors import TrainCapacity, TrainJobNotFound, TrainJobWrongState, TrainRunFailed
 from trapline.v1 import train_pb2
 
+#: `tests` has no packages to import from.
+kit = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("jobs_at_work.py"))))
+root, service, processes_below, steps, undoubled = kit.root, kit.service, kit.processes_below, kit.steps, kit.undoubled
+FAKE, DEADLINE_SECONDS = kit.FAKE, kit.DEADLINE_SECONDS
 State = train_pb2.TrainJob
 HERE = Path(__file__).parent
-FAKE = (sys.executable, str(HERE / "fake_child.py"))
-DEADLINE_SECONDS = 40
 SEED = 4711
-
-
-def processes_below(root):
-    """Living processes that were started on a folder of a root."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"{root}/".encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A runs root on which no process is left, whatever the test did."""
-    folder, started, start = tmp_path / "runs", [], process.start
-    folder.mkdir()
-
-    def kept(*arguments):
-        """The children of a service that is gone, as if killed, are still this process's own, to be reaped."""
-        started.append(start(*arguments))
-        return started[-1]
-
-    monkeypatch.setattr(process, "start", kept)
-    yield folder
-    left = processes_below(folder)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    for child in started:
-        child.wait(DEADLINE_SECONDS)
-    assert not left
-
-
-class Service:
-    """A runner at work, and its store."""
-
-    def __init__(self, root, store, changes, runner):
-        self.root, self.store, self.changes, self.runner = root, store, changes, runner
-
-    async def create(self, job_id, **options):
-        """Queues a job whose child does as `options` say."""
-        job = await self.store.create(job_id, train_pb2.TrainConfig(dataset="x"), options)
-        self.runner.wake()
-        return job
-
-    async def until(self, job_id, reached):
-        """The job, once `reached` is true of it."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            with self.changes.watching(job_id) as woken:
-                while True:
-                    woken.clear()
-                    job = await self.store.get(job_id)
-                    if reached(job):
-                        return job
-                    await woken.wait()
-
-    async def ended(self, job_id):
-        """The job, once it has ended."""
-        return await self.until(job_id, lambda job: job.ended)
-
-    async def said(self, job_id, sentence):
-        """Waits until the job's child has said a sentence."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            with self.changes.watching(job_id) as woken:
-                while True:
-                    woken.clear()
-                    if sentence in await self.sentences(job_id):
-                        return
-                    await woken.wait()
-
-    async def sentences(self, job_id):
-        """What the job was told in words; its events have no gap."""
-        events = await self.store.events(job_id, 0, 10_000)
-        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-        return [event.sentence for event in events if event.HasField("sentence")]
-
-    def attempts(self, job_id):
-        """Process, GPU and processors of each attempt."""
-        lines = (self.root / job_id / "attempts").read_text().splitlines()
-        return [line.split(" ", 2) for line in lines]
-
-
-@asynccontextmanager
-async def service(root, *, places=None, killed=False, **setting):
-    """A runner in this process. `killed`: it ends as by kill -9, without a word to its children."""
-    setting = {"program": FAKE, "poll_seconds": 0.02, "restart_seconds": 0.0, **setting}
-    with locked_root(root):
-        changes = Changes()
-        store = Store(root / STORE, changes)
-        runner = Runner(store, devices=places or devices(1, ()), setting=Setting(runs_root=root, **setting))
-        await runner.start()
-        yield Service(root, store, changes, runner)
-        if killed:
-            for task in [runner._filling, *runner._tasks]:
-                task.cancel()
-            await asyncio.gather(runner._filling, *runner._tasks, return_exceptions=True)
-        else:
-            await runner.stop(10)
-        await store.close()
-
-
-def steps(count):
-    return [f"step {number}" for number in range(count)]
-
-
-def undoubled(sentences):
-    """The steps that were told; a step that was told and not kept is done again, and nothing else is told twice."""
-    return list(dict.fromkeys(sentence for sentence in sentences if sentence.startswith("step")))
 
 
 async def test_jobs_run_one_after_another(root):
@@ -348,7 +243,7 @@ async def test_a_program_that_cannot_be_started_fails_the_job(root):
 
 
 async def test_a_child_that_cannot_be_followed_does_not_live(root, monkeypatch):
-    """Where the service has no descriptor left, what it started is ended, and started again."""
+    """Where the service has no descriptor left, what it started is ended, and started again without being counted."""
     original, refusals = os.pidfd_open, iter([OSError(24, "Too many open files")])
 
     def pidfd_open(pid):
@@ -357,10 +252,12 @@ async def test_a_child_that_cannot_be_followed_does_not_live(root, monkeypatch):
         return original(pid)
 
     monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    monkeypatch.setattr("trainer.jobs.follower._ROOM_SECONDS", 0.01)
     async with service(root) as running:
         await running.create("a", pace=0.02)
         job = await running.ended("a")
-        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
+        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 1)
+        assert len(running.attempts("a")) <= 2
 
 
 async def test_a_childs_log_is_kept_and_bounded(root, monkeypatch):
@@ -473,12 +370,14 @@ async def test_a_child_that_ended_while_no_service_was_there_is_done(root):
 
 async def test_an_adopted_child_keeps_a_device_that_is_none_any_more(root):
     """The service was started anew with other devices: it is left to end, and goes on on one of those where it dies."""
-    old, new = (Device(name=f"gpu {name}", environment={"CUDA_VISIBLE_DEVICES": name}) for name in ("old", "new"))
+    old, new, other = (
+        Device(name=f"gpu {name}", environment={"CUDA_VISIBLE_DEVICES": name}) for name in ("old", "new", "other")
+    )
     async with service(root, places=[old], killed=True) as running:
         await running.create("a", plan=["hang:1"])
         await running.create("b")
         await running.said("a", "hang")
-    async with service(root, places=[new]) as running:
+    async with service(root, places=[new, other]) as running:
         assert (await running.ended("b")).state == State.STATE_SUCCEEDED
         os.kill(int(running.attempts("a")[0][0]), signal.SIGKILL)
         assert (await running.ended("a")).state == State.STATE_SUCCEEDED
@@ -519,6 +418,20 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path):
     """A file is in its place."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"--runs-root: cannot write .*file/runs"), locked_root(tmp_path / "file/runs"):
+        pass
+
+
+def test_a_root_that_cannot_be_locked_is_no_other_services(tmp_path, monkeypatch):
+    """As on a network's disk without locks: the sentence says so, and not that another service is to be stopped."""
+
+    def refuse(*_arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(UsageError, match=r"--runs-root: .* cannot be locked \(No locks available\)"),
+        locked_root(tmp_path),
+    ):
         pass
 
 

@@ -6,7 +6,10 @@ import grpc
 import pytest
 
 from trainer.jobs import watch
+from trainer.jobs.changes import Changes
 from trapline.errors import from_rpc_error, reason_name
+from trapline.service.gate import Gate
+from trapline.train_errors import TrainJobNotFound
 from trapline.v1 import train_pb2
 from trapline.v1.train_pb2 import TrainJob
 
@@ -138,6 +141,19 @@ async def test_jobs_wait_for_their_turn(service):
         assert (await one.watched(third.name))[-1].train_job.state == SUCCEEDED
 
 
+async def test_creates_at_the_same_time_take_no_more_than_may_wait(service):
+    """The last place is one caller's, however many ask for it."""
+    async with service(max_pending=3) as one:
+        one.hold()
+        first = await one.create()
+        await one.until_state(first.name, RUNNING)
+        answers = await asyncio.gather(*[one.create() for _ in range(20)], return_exceptions=True)
+        refusals = [from_rpc_error(answer) for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+        assert len(refusals) == 17
+        assert {refusal.metadata["limit"] for refusal in refusals} == {"max_pending"}
+        one.release()
+
+
 async def test_a_disk_without_room_takes_no_job(service):
     """Below --min-free-gib a create is refused."""
     async with service(min_free_gib=10**9) as one:
@@ -214,6 +230,22 @@ async def test_a_watch_goes_on_where_it_was(service):
             assert others == whole[after + 1 :]
         for after in (-1, last + 1, 2**62):
             assert set((await refused(one.watched(name, after))).violations) == {"after_sequence"}
+
+
+@pytest.mark.parametrize("after_sequence", [0, 1])
+async def test_a_watch_is_of_one_job(service, after_sequence):
+    """Where the job is deleted and another is made of its id, the watch ends, and tells nothing of the other."""
+    async with service() as one:
+        name = (await one.create(job_id="mine")).name
+        await one.watched(name)
+        parts = {"store": one.server.store, "changes": Changes(), "gate": Gate()}
+        events = watch.watch("mine", after_sequence, **parts)
+        assert (await anext(events)).train_job.state == SUCCEEDED
+        await one.stub.DeleteTrainJob(train_pb2.DeleteTrainJobRequest(name=name))
+        await one.create(job_id="mine")
+        await one.watched(name)
+        with pytest.raises(TrainJobNotFound):
+            await anext(events)
 
 
 async def test_a_watcher_of_a_pending_job_sees_it_begin(service):

@@ -100,7 +100,7 @@ async def test_pending_jobs_are_in_line(tmp_path):
         assert await store.pending_count() == 2
         assert (await store.next_pending()).id == "c"
         assert [(await store.get(job_id)).queue_position for job_id in "abcd"] == [0, 0, 0, 1]
-        assert [job.id for job in await store.running()] == ["a"]
+        assert [job.id for job in store.running()] == ["a"]
         await store.cancel_asked("c")
         await store.cancel_asked("d")
         assert await store.next_pending() is None
@@ -176,7 +176,6 @@ async def test_watchers_are_woken_by_each_change(tmp_path):
     store = Store(tmp_path / "jobs.sqlite", changes)
     await store.create("a", FLOWERS, {})
     with changes.watching("a") as woken, changes.watching("a") as second, changes.watching("b") as other:
-        assert changes.watcher_count == 3
         asking = asyncio.create_task(store.started("a", "cpu"))
         await asyncio.sleep(0)
         asking.cancel()
@@ -190,8 +189,32 @@ async def test_watchers_are_woken_by_each_change(tmp_path):
         woken.clear()
         await store.delete("a")
         assert woken.is_set()
-    assert changes.watcher_count == 0
+    assert changes._watchers == {}
     await store.close()
+
+
+async def test_each_change_is_counted_once(tmp_path):
+    """With the job before and after it, and not where nothing was kept; what counting raises undoes nothing."""
+    seen = []
+
+    def counted(before, after):
+        seen.append((before and before.state, after and after.state))
+        raise RuntimeError("the counter is broken")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    store = Store(tmp_path / "jobs.sqlite", Changes(), counted)
+    await store.create("a", FLOWERS, {}, "r")
+    await store.create("b", FLOWERS, {}, "r")
+    await store.started("a", "cpu")
+    with pytest.raises(TrainJobWrongState):
+        await store.started("a", "cpu")
+    await store.append("a", [progress("scan", 5)], 10)
+    assert (await store.succeeded("a", "done")).state == State.STATE_SUCCEEDED
+    await store.delete("a")
+    await store.close()
+    pending, running, succeeded = State.STATE_PENDING, State.STATE_RUNNING, State.STATE_SUCCEEDED
+    changes = [(None, pending), (pending, running), (running, running), (running, succeeded), (succeeded, None)]
+    assert seen == [changes[0], (None, None), *changes[1:]]
 
 
 STEPS = st.lists(

@@ -24,11 +24,13 @@ from .changes import Changes
 from .config import ServeConfig
 from .devices import devices, find_gpus
 from .folders import STORE, locked_root
-from .follower import Setting
-from .metrics import CountedStore, TrainMetrics
+from .job import ENDED
+from .metrics import TrainMetrics
 from .prune import prune_for_ever
 from .runner import Runner
 from .service import TrainService
+from .setting import Setting
+from .store import Store
 
 #: Health services that say whether calls are answered, and the one that says whether the process is well.
 READINESS, LIVENESS = ("", TRAIN_SERVICE), "liveness"
@@ -54,7 +56,7 @@ class TrainServer:
         self,
         config: ServeConfig,
         *,
-        store: CountedStore,
+        store: Store,
         changes: Changes,
         runner: Runner,
         metrics: TrainMetrics,
@@ -113,7 +115,7 @@ class TrainServer:
         await self._tell()
         if self.config.keep_runs or self.config.keep_days:
             self._pruning = asyncio.create_task(prune_for_ever(self.config, self.store, self.runner))
-        return self.store.count_states()
+        return sum(count for state, count in self.store.counts().items() if state not in ENDED)
 
     async def drain(self) -> int:
         """Ends in order, within `drain_seconds`; gives the number of calls that it had to cut off.
@@ -187,7 +189,8 @@ def build(
         held.enter_context(locked_root(config.runs_root))
         changes, metrics = Changes(), TrainMetrics()
         metrics.show_room(config.runs_root, config.min_free_bytes)
-        store = CountedStore(config.runs_root / STORE, changes, metrics)
+        store = Store(config.runs_root / STORE, changes, metrics.count)
+        metrics.take_over(store.counts(), store.running())
         runner = Runner(store, devices=devices(config.parallel, find_gpus(config.gpus)), setting=setting)
         return TrainServer(config, store=store, changes=changes, runner=runner, metrics=metrics, held=held.pop_all())
 

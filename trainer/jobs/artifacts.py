@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..run_folder import STATE_FILE
-from .names import NameRefused, check_name, file_in, open_file, open_folder
+from .folders import RUN
+from .names import NO_DESCRIPTOR, NameRefused, check_name, file_in, open_file, open_folder
 
 CHUNK_BYTES = 1024 * 1024
 _HIDDEN, _OWN = ".", frozenset({"checkpoint", STATE_FILE})
@@ -63,11 +64,10 @@ class Artifacts:
 
     Args:
         root: Folder of the jobs' folders.
-        run_name: What a run's folder is called in its job's.
     """
 
-    def __init__(self, root: Path, *, run_name: str = "run") -> None:
-        self._root, self._run_name = root, run_name
+    def __init__(self, root: Path) -> None:
+        self._root = root
         self._digests: OrderedDict[tuple[int, ...], str] = OrderedDict()
         # One file is hashed at a time: who asks for the same one waits for its digest and does not make it again.
         self._hashing = threading.Lock()
@@ -75,7 +75,7 @@ class Artifacts:
     def list(self, job_id: str) -> list[Artifact]:
         """What the job has made so far, by path; nothing where it has not begun."""
         try:
-            with open_folder(self._root, f"{job_id}/{self._run_name}") as folder:
+            with open_folder(self._root, f"{job_id}/{RUN}") as folder:
                 return sorted(self._below(folder, ""), key=lambda artifact: artifact.path)
         except NameRefused:
             return []
@@ -90,7 +90,7 @@ class Artifacts:
         first, *others = check_name(path)
         if first in _OWN or any(segment.startswith(_HIDDEN) for segment in (first, *others)):
             raise NameRefused("names no artifact")
-        with open_file(self._root, f"{job_id}/{self._run_name}/{path}") as file:
+        with open_file(self._root, f"{job_id}/{RUN}/{path}") as file:
             yield OpenArtifact(self._described(path, file), file)
 
     def _below(self, folder: int, prefix: str) -> Iterator[Artifact]:
@@ -107,8 +107,10 @@ class Artifacts:
                     yield from self._inside(folder, name, f"{path}/")
                 elif stat.S_ISREG(mode):
                     yield self._file(folder, name, path)
-            except (NameRefused, FileNotFoundError):
-                continue  # a name that nobody could ask for, or a file that has gone since
+            except (NameRefused, OSError) as error:
+                if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+                    raise
+                continue  # a name that nobody could ask for, or what has gone since, or may not be read
 
     def _inside(self, folder: int, name: str, prefix: str) -> Iterator[Artifact]:
         inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)

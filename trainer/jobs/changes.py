@@ -11,11 +11,6 @@ class Changes:
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = {}
 
-    @property
-    def watcher_count(self) -> int:
-        """How many wait, over all jobs."""
-        return sum(map(len, self._watchers.values()))
-
     def tell(self, job_id: str) -> None:
         """Wakes everyone who watches this job; to be called on the event loop."""
         for woken in self._watchers.get(job_id, ()):

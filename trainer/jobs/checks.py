@@ -97,8 +97,8 @@ def checked(message: TrainConfig, service: ServeConfig, *, out: Path) -> JobConf
     return config
 
 
-def check_dataset(data_root: Path, dataset: str, *, max_photos: int) -> Layout:
-    """The dataset `dataset` by its names.
+def check_dataset(data_root: Path, dataset: str, *, max_photos: int) -> None:
+    """Refuses a dataset that cannot be trained on.
 
     Raises:
         DatasetInvalid: It is missing, no folder of classes, too large, or has a link in it.
@@ -120,7 +120,6 @@ def check_dataset(data_root: Path, dataset: str, *, max_photos: int) -> Layout:
         raise _invalid(
             f"dataset {_shown(dataset)} has {count:,} photos, and this service takes {max_photos:,} (--max-photos)"
         )
-    return layout
 
 
 def _invalid(sentence: str) -> DatasetInvalid:

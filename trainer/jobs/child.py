@@ -4,7 +4,6 @@ SIGTERM and Ctrl-C end it like `trainer run`: what it has done is kept, and the 
 tells how it ended as its last event, and only that counts.
 """
 
-import json
 import os
 import re
 import signal
@@ -30,7 +29,7 @@ from trapline.v1 import train_pb2
 from trapline.v1.metadata_pb2 import Evaluation
 
 from .events import EventFile, Outcome
-from .folders import EVENTS, LOCK, ORDER
+from .folders import EVENTS, ORDER
 
 _FAULT = "the run ended by a fault of the trainer; the operator finds it in the job's child.log"
 
@@ -40,7 +39,6 @@ def main() -> int:
     folder = Path(sys.argv[1])
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    _sign(folder / LOCK)
     order = read_json(folder / ORDER)
     if order["processors"] is not None:
         os.sched_setaffinity(0, order["processors"])
@@ -109,12 +107,6 @@ def _failed(told: EventFile, sentence: str) -> int:
     print(sentence, file=sys.stderr)
     told.failed(sentence)
     return 1
-
-
-def _sign(lock: Path) -> None:
-    """Writes who holds the lock: its number and when it started, in ticks since the machine did."""
-    start = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-    lock.write_text(json.dumps({"pid": os.getpid(), "start": int(start)}) + "\n", encoding="ascii")
 
 
 def hiding(folders: Sequence[Path]) -> Callable[[str], str]:

@@ -71,9 +71,15 @@ class ServeConfig(ServiceOptions):
 
     @model_validator(mode="after")
     def _folders(self) -> Self:
+        from ..dataset.cache.folder import user_cache_folder  # it takes Pillow, which `--help` does without
+
         data, runs = self.data_root.resolve(), self.runs_root.resolve()
         if data == runs or data in runs.parents or runs in data.parents:
             raise ValueError("--data-root and --runs-root must not lie in each other; name two folders apart")
+        # Its folders are those of jobs, by their ids: the deletion of a job of that name would take them.
+        for option, folder in (("--models", self.models), ("--cache-dir", user_cache_folder(self.cache_dir))):
+            if folder is not None and folder.resolve().is_relative_to(runs):
+                raise ValueError(f"{option} must not lie in --runs-root, whose folders are jobs; name one outside")
         return self
 
     @property

@@ -54,17 +54,18 @@ class Database:
         with self._sentences():
             return self._reading.execute(sql, values).fetchall()
 
-    async def write(self, work: Callable[[sqlite3.Connection], Value], then: Callable[[], object]) -> Value:
+    async def write(self, work: Callable[[sqlite3.Connection], Value], then: Callable[[Value], object]) -> Value:
         """What `work` gives, done as one transaction that is on the disk when this returns.
 
         Args:
             work: What to do; where it raises, nothing of it is kept.
-            then: Called on the event loop after the commit, also where the caller was cancelled meanwhile.
+            then: Called with that on the event loop after the commit, also where the caller was cancelled meanwhile;
+                what it raises is logged.
         """
 
         def committed(done: asyncio.Future[Value]) -> None:
             if not done.cancelled() and done.exception() is None:
-                then()
+                then(done.result())
 
         future = asyncio.get_running_loop().run_in_executor(self._writer, self._transaction, work)
         future.add_done_callback(committed)

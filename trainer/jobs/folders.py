@@ -1,6 +1,7 @@
 """Where things lie below the runs root."""
 
 import fcntl
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ EVENTS = "events.jsonl"
 LOCK = "process.lock"
 #: In a job's folder: its child's output.
 LOG = "child.log"
+#: In a job's folder: its run.
+RUN = "run"
 _DELETED = ".deleted-"
 
 
@@ -28,32 +31,29 @@ def job_folder(runs_root: Path, job_id: str) -> Path:
 
 def run_folder(runs_root: Path, job_id: str) -> Path:
     """The run folder of a job, as `trainer run --out` writes it."""
-    return job_folder(runs_root, job_id) / "run"
+    return job_folder(runs_root, job_id) / RUN
 
 
-def set_aside(runs_root: Path, job_id: str) -> bool:
-    """Renames a job's folder to what `clear` removes; gives whether it had one."""
-    folder, aside = job_folder(runs_root, job_id), _aside(runs_root, job_id)
-    if not folder.exists():
-        return False
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    return True
+def set_aside(runs_root: Path, job_id: str) -> Path | None:
+    """Renames a job's folder to what `clear` removes; gives its new place, or None where there was no folder."""
+    folder, aside = job_folder(runs_root, job_id), runs_root / f"{_DELETED}{job_id}.{secrets.token_hex(4)}"
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return None
+    return aside
 
 
-def put_back(runs_root: Path, job_id: str) -> None:
-    """Undoes `set_aside`."""
-    _aside(runs_root, job_id).rename(job_folder(runs_root, job_id))
-
-
-def _aside(runs_root: Path, job_id: str) -> Path:
-    return runs_root / f"{_DELETED}{job_id}"
+def remove(aside: Path | None) -> None:
+    """Removes what `set_aside` gave; what cannot be removed now `clear` removes later."""
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def clear(runs_root: Path) -> None:
-    """Removes the folders of deleted jobs, also those that an earlier process left."""
+    """Removes the folders of deleted jobs that an earlier service left."""
     for aside in runs_root.glob(f"{_DELETED}*"):
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def locked_root(runs_root: Path) -> Iterator[None]:
     """The runs root, which is made where it is missing, for this process alone.
 
     Raises:
-        UsageError: Another service has it, or it cannot be written.
+        UsageError: Another service has it, or it cannot be written or locked.
     """
     try:
         runs_root.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,13 @@ def locked_root(runs_root: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UsageError(
                 f"--runs-root: another service runs the jobs in {runs_root}; stop it, or name another folder"
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"--runs-root: {runs_root} cannot be locked ({error.strerror}), so two services might run its jobs; "
+                "name a folder on a disk of this machine"
             ) from error
         yield

@@ -1,16 +1,13 @@
 """One running job: its process is started, followed and, where it dies, started again, until the job has ended."""
 
 import asyncio
+import errno
 import logging
 import math
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from google.rpc import status_pb2
@@ -26,45 +23,18 @@ from .events import Outcome, read
 from .folders import EVENTS, LOCK, ORDER, job_folder
 from .job import Job, name
 from .process import Child
+from .setting import Setting
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
-_DISK_SECONDS = 10.0
+_ROOM_SECONDS = 10.0
+# What starting a process fails with for want of descriptors, processes, memory or disk: that of the machine, not of it.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
 _RETRY_SECONDS = 1.0
+# How long a service that stops waits for a process that it has killed.
+_LEAVING_SECONDS = 2.0
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """How jobs are run.
-
-    Attributes:
-        runs_root: Folder of the jobs' folders.
-        hidden: Folders whose files are told to clients by their names below it.
-        program: What a child is; it gets the job's folder as its last argument.
-        min_free_bytes: Room on the disk of the runs below which no process is started.
-        max_seconds: Longest time that a job's processes may run; None for any.
-        grace_seconds: How long a process may take to stop when it is asked to.
-        poll_seconds: How often what it tells is looked at.
-        restart_seconds: How long is waited before a process that died is started again; longer each time.
-        attempts: Starts in a row without coming further after which a job fails.
-    """
-
-    runs_root: Path
-    hidden: Sequence[Path] = ()
-    # -P: its folder, which it is started in, is no place for modules.
-    program: Sequence[str] = (sys.executable, "-P", "-m", "trainer.jobs.child")
-    min_free_bytes: int = 0
-    max_seconds: float | None = None
-    grace_seconds: float = 30.0
-    poll_seconds: float = 0.3
-    restart_seconds: float = 1.0
-    attempts: int = 5
-
-    def short_of_disk(self) -> bool:
-        """Whether there is too little room to start anything."""
-        return shutil.disk_usage(self.runs_root).free < self.min_free_bytes
 
 
 class Follower:
@@ -93,6 +63,8 @@ class Follower:
         self._cancelled, self._draining, self._overtime = job.cancel_time is not None, False, False
         self._kill_time: float | None = None
         self._how = ""
+        # Whether the last start that was counted is to be taken back: the service ended it, or it never came about.
+        self._spared = False
 
     def cancel(self) -> None:
         """Ends the job's process, and then the job as cancelled."""
@@ -105,10 +77,13 @@ class Follower:
         self._kill_time = min(self._kill_time or math.inf, time.monotonic() + seconds)
         self._woken.set()
 
-    async def adopt(self) -> bool:
-        """Whether a process of the job lives, which an earlier service has started; it is followed then."""
-        self._child = await process.adopted(self._folder, self._woken.set)
-        return self._child is not None
+    def adopt(self) -> bool:
+        """Whether something of the job lives, which an earlier service has started: `follow` watches it or ends it."""
+        try:
+            self._child = process.adopted(self._folder, self._woken.set)
+        except OSError as error:
+            _LOG.warning("the process of %s cannot be followed: %s", name(self.job_id), error)
+        return self._child is not None or process.held(self._folder / LOCK)
 
     async def follow(self, *, first: bool = False) -> bool:
         """Whether there is nothing more to do: the job has ended, or the service is to stop.
@@ -116,24 +91,29 @@ class Follower:
         Args:
             first: The job was given its first attempt just now.
         """
-        await self._attend()
-        while not await self._concluded(attempted=not first):
+        self._spared = first
+        gone = await self._attend()
+        while gone and not await self._concluded(attempted=not first):
             if not self._starts:
                 return False
             self._child = await self._launched(again=not first)
-            await self._attend()
+            gone = await self._attend()
             first = False
+        if not gone:
+            _LOG.warning("%s has a process that cannot be ended; the next service waits for it", name(self.job_id))
         return True
 
-    async def _attend(self) -> None:
-        """Takes what the child tells until it has ended, and ends it where it must."""
+    async def _attend(self) -> bool:
+        """Takes what the child tells until it has ended, and ends it where it must; gives whether nothing of it lives.
+
+        Only where the service is to stop, something may live that has not ended by being killed.
+        """
         child, self._child, asked = self._child, None, False
-        if child is None:
-            return
-        while not child.ended:
+        while child is not None and not child.ended and not self._leaving():
             self._woken.clear()
             outcome = await self._took()
             self._overtime = self._overtime or self._over_time()
+            self._spared = self._spared or self._draining
             if outcome is not None or self._stopping or self._overtime:
                 self._kill_time = self._kill_time or time.monotonic() + self._setting.grace_seconds
                 if not asked and outcome is None:
@@ -144,7 +124,9 @@ class Follower:
             child.bound_log()
             if not child.ended:
                 await self._wait(self._setting.poll_seconds)
-        self._how = await child.buried()
+        if child is not None:
+            self._how = child.buried()
+        return await process.end_holders(self._folder / LOCK, self._leaving)
 
     async def _concluded(self, *, attempted: bool) -> bool:
         """Ends the job where it is at its end, now that it has no process; gives whether there is nothing more to do.
@@ -161,7 +143,8 @@ class Follower:
             hours = (self._setting.max_seconds or 0) / 3600
             await self._fail(f"it was at work for {hours:g} hours, the most that this service gives a job")
         elif self._draining:
-            await self._kept(lambda: self._store.released(self._job.id))
+            if self._spared:
+                await self._kept(lambda: self._store.released(self._job.id))
         elif attempted and self._job.attempts_in_vain >= self._setting.attempts:
             how = f", the last time {self._how}" if self._how else ""
             await self._fail(
@@ -176,25 +159,33 @@ class Follower:
         """A new child, once there is room for it; None where there is to be none after all, or it did not start."""
         if again:
             await self._pause(self._setting.restart_seconds * self._job.attempts_in_vain)
-        while self._setting.short_of_disk() and not self._stopping:
-            _LOG.warning("%s waits: the disk of %s is nearly full", name(self._job.id), self._setting.runs_root)
-            await self._pause(_DISK_SECONDS)
-        if self._stopping:
-            return None
-        if again:
-            how = f" ({self._how})" if self._how else ""
-            sentence = f"the process of this job ended{how} and is started again, from its last checkpoint"
-            self._job = await self._kept(lambda: self._store.attempt(self._job.id, self.device.name, sentence))
-        try:
-            # In a thread, which is waited for in any case: it ends with a child that is known.
-            started = await asyncio.to_thread(self._start)
-            return Child(self._folder, started.pid, self._woken.set, started)
-        except (OSError, TrainerError) as error:
-            _LOG.warning("the process of %s cannot be started: %s", name(self._job.id), error)
-            self._how = "it could not be started"
-            # Where it was and cannot be followed, it is not to live.
-            await process.end_holders(self._folder / LOCK)
-            return None
+        while not self._stopping:
+            if self._setting.short_of_disk():
+                _LOG.warning("%s waits: the disk of %s is nearly full", name(self._job.id), self._setting.runs_root)
+            else:
+                if again:
+                    await self._count_attempt()
+                again, self._spared = False, True
+                try:
+                    # In a thread, which is waited for in any case: it ends with a child that is known.
+                    started = await asyncio.to_thread(self._start)
+                    child = Child(self._folder, started.pid, self._woken.set, started)
+                    self._spared = False
+                    return child
+                except (OSError, TrainerError) as error:
+                    _LOG.warning("the process of %s cannot be started: %s", name(self._job.id), error)
+                    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+                        self._how, self._spared = "it could not be started", False
+                        return None  # where it was and cannot be followed, it is ended as what a child leaves behind
+                if not await process.end_holders(self._folder / LOCK, self._leaving):
+                    return None
+            await self._pause(_ROOM_SECONDS)
+        return None
+
+    async def _count_attempt(self) -> None:
+        how = f" ({self._how})" if self._how else ""
+        sentence = f"the process of this job ended{how} and is started again, from its last checkpoint"
+        self._job = await self._kept(lambda: self._store.attempt(self._job.id, self.device.name, sentence))
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._folder.mkdir(exist_ok=True)
@@ -247,6 +238,10 @@ class Follower:
     @property
     def _stopping(self) -> bool:
         return self._cancelled or self._draining
+
+    def _leaving(self) -> bool:
+        """Whether the service stops, and what was killed for it has had its time to end."""
+        return self._draining and time.monotonic() >= (self._kill_time or 0.0) + _LEAVING_SECONDS
 
     def _over_time(self) -> bool:
         longest = self._setting.max_seconds

@@ -18,6 +18,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A named pipe must not hold who opens it.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BREAKS = ("Cc", "Zl", "Zp")
+#: Errors of a process, or a machine, that has as many files open as it may.
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class NameRefused(ValueError):
@@ -94,7 +96,7 @@ def file_in(folder: int, segment: str) -> int:
             raise NameRefused("is no regular file, or a link, and links are not followed")
         file = os.open(segment, _FILE, dir_fd=folder)
     except OSError as error:
-        raise NameRefused(_why(error, "file")) from error
+        raise _refused(error, "file") from error
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise NameRefused("is no regular file")
@@ -108,16 +110,18 @@ def _descend(root: Path, segments: tuple[str, ...]) -> int:
         try:
             inner = os.open(segment, _FOLDER, dir_fd=folder)
         except OSError as error:
-            raise NameRefused(_why(error, "folder")) from error
+            raise _refused(error, "folder") from error
         finally:
             os.close(folder)
         folder = inner
     return folder
 
 
-def _why(error: OSError, kind: str) -> str:
+def _refused(error: OSError, kind: str) -> Exception:
+    if error.errno in NO_DESCRIPTOR:
+        return OSError(error.errno, error.strerror)  # says nothing of the name
     if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
-        return f"names no {kind} below the root"
+        return NameRefused(f"names no {kind} below the root")
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return f"leads through what is no folder, or a link, to its {kind}; links are not followed"
-    return f"names a {kind} that cannot be read ({error.strerror})"
+        return NameRefused(f"leads through what is no folder, or a link, to its {kind}; links are not followed")
+    return NameRefused(f"names a {kind} that cannot be read ({error.strerror})")

@@ -69,18 +69,16 @@ class Child:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
-    async def buried(self) -> str:
-        """Ends what it left behind once it has ended; gives how it ended, in words, where that can be known."""
-        how = ""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            code = self._process.wait()
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    def buried(self) -> str:
+        """Ends what is left of its group once it has ended, and watches it no more; gives how it ended, if known."""
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
-        await end_holders(self._folder / LOCK)
-        return how
+        if self._process is None or not self.ended:
+            return ""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        code = self._process.wait()
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
     def bound_log(self) -> None:
         """Empties its log where that has grown too large."""
@@ -99,7 +97,6 @@ def start(folder: Path, program: Sequence[str], environment: Mapping[str, str]) 
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
     with (folder / LOCK).open("a") as lock, (folder / LOG).open("ab") as log:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.truncate(0)
         return subprocess.Popen(
             [*program, str(folder)],
             stdin=subprocess.DEVNULL,
@@ -112,8 +109,12 @@ def start(folder: Path, program: Sequence[str], environment: Mapping[str, str]) 
         )
 
 
-async def adopted(folder: Path, told: Callable[[], object]) -> Child | None:
-    """The child that lives on a job's folder; None where there is none, and then nothing else of it lives either."""
+def adopted(folder: Path, told: Callable[[], object]) -> Child | None:
+    """The child that lives on a job's folder; None where there is none, or none that this process may know.
+
+    Raises:
+        OSError: It cannot be looked for, or not be watched.
+    """
     for pid in holders(folder / LOCK):
         with suppress(ProcessLookupError):
             if os.getpgid(pid) != pid:
@@ -122,8 +123,7 @@ async def adopted(folder: Path, told: Callable[[], object]) -> Child | None:
             # The number might have become another process's in between.
             if pid in holders(folder / LOCK):
                 return child
-            await child.buried()
-    await end_holders(folder / LOCK)
+            child.buried()
     return None
 
 
@@ -146,20 +146,32 @@ def _link(entry: Path) -> str:
         return ""
 
 
-async def end_holders(lock: Path) -> None:
-    """Kills the processes that have the file open, and returns when none of them holds its lock any more."""
+async def end_holders(lock: Path, given_up: Callable[[], bool] = lambda: False) -> bool:
+    """Kills the processes that have the file open until none of them holds its lock any more.
+
+    Args:
+        lock: The file.
+        given_up: Asked again and again whether it is not waited for any longer.
+
+    Returns:
+        Whether the lock is free.
+    """
     tries = 0
-    while _held(lock):
-        for pid in holders(lock):
-            with suppress(ProcessLookupError):
+    while held(lock):
+        if given_up():
+            return False
+        with suppress(OSError):  # they ended, are another user's, or there is no descriptor to look for them
+            for pid in holders(lock):
                 os.kill(pid, signal.SIGKILL)
         tries += 1
         if tries == 100:
-            _LOG.warning("a process that was killed still holds %s; its job waits for it", lock)
+            _LOG.warning("a process that cannot be found or ended holds %s; its job waits for it", lock)
         await asyncio.sleep(0.02 if tries < 100 else 1)
+    return True
 
 
-def _held(lock: Path) -> bool:
+def held(lock: Path) -> bool:
+    """Whether a process holds the lock; where that cannot be told it is taken for so."""
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

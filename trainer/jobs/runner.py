@@ -2,20 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from trainer.errors import TrainerError
 from trapline.train_errors import TrainCapacity, TrainJobNotFound, TrainJobWrongState
 
 from .devices import Device
-from .folders import clear, put_back, set_aside
-from .follower import Follower, Setting
+from .folders import clear, job_folder, remove, set_aside
+from .follower import Follower
 from .job import Job, name
+from .setting import Setting
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
 _TICK_SECONDS = 1.0
+
+Value = TypeVar("Value")
 
 
 class Runner:
@@ -32,6 +36,8 @@ class Runner:
         self._store, self._devices, self._setting = store, tuple(devices), setting
         self._followers: dict[str, Follower] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changing: set[asyncio.Task[Any]] = set()
+        self._deleting = asyncio.Lock()
         # Jobs that run and have no follower: their device is taken.
         self._waiting: list[str] = []
         self._woken, self._stopping = asyncio.Event(), False
@@ -41,11 +47,12 @@ class Runner:
         """Takes over what an earlier service left: living processes are followed, jobs without one go on."""
         await asyncio.to_thread(clear, self._setting.runs_root)
         known = {device.name: device for device in self._devices}
-        for job in await self._store.running():
+        # Nothing is awaited between a job's reading and its follower: who cancels it meanwhile finds one of them.
+        for job in self._store.running():
             # A process that lives keeps what it has, even where that is no device of this service any more.
             device = known.get(job.device)
             follower = self._follower(job, device or Device(name=job.device), starts=device is not None)
-            if await follower.adopt():
+            if follower.adopt():
                 self._follow(follower)
             else:
                 self._waiting.append(job.id)
@@ -62,6 +69,36 @@ class Runner:
             TrainJobNotFound: There is no such job.
             TrainJobWrongState: It has ended in another way.
         """
+        return await self._whole(self._cancelled(job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Deletes a job that has ended, with its folder.
+
+        Raises:
+            TrainJobNotFound: There is no such job.
+            TrainJobWrongState: It has not ended.
+        """
+        await asyncio.shield(await self._whole(self._deleted(job_id)))
+
+    async def stop(self, seconds: float) -> None:
+        """Ends the processes of all jobs within so many seconds; the jobs go on when a service starts again."""
+        self._stopping = True
+        self.wake()
+        await asyncio.gather(*self._changing, return_exceptions=True)
+        if self._filling is not None:
+            await self._filling
+        for follower in self._followers.values():
+            follower.drain(seconds)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _whole(self, change: Coroutine[Any, Any, Value]) -> Value:
+        """What a change gives, which is done to its end also where the caller leaves."""
+        task = asyncio.create_task(change)
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        return await asyncio.shield(task)
+
+    async def _cancelled(self, job_id: str) -> Job:
         job = await self._store.cancel_asked(job_id)
         if job_id in self._followers:
             self._followers[job_id].cancel()
@@ -71,33 +108,19 @@ class Runner:
             self._follow(self._follower(job, Device(name=""), starts=False))
         return job
 
-    async def delete(self, job_id: str) -> None:
-        """Deletes a job that has ended, with its folder.
-
-        Raises:
-            TrainJobNotFound: There is no such job.
-            TrainJobWrongState: It has not ended.
-        """
+    async def _deleted(self, job_id: str) -> asyncio.Future[None]:
+        """Deletes a job; gives the removal of its folder, which is set aside and may be large."""
         root = self._setting.runs_root
-        # Never is there a folder without a job: another job of that id would find it.
-        had_folder = (await self._store.get(job_id)).ended and set_aside(root, job_id)
-        try:
-            await self._store.delete(job_id)
-        except BaseException:
-            if had_folder:
-                put_back(root, job_id)
-            raise
-        await asyncio.to_thread(clear, root)
-
-    async def stop(self, seconds: float) -> None:
-        """Ends the processes of all jobs within so many seconds; the jobs go on when a service starts again."""
-        self._stopping = True
-        self.wake()
-        if self._filling is not None:
-            await self._filling
-        for follower in self._followers.values():
-            follower.drain(seconds)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        async with self._deleting:
+            # Never is there a folder without a job: another job of that id would find it.
+            aside = set_aside(root, job_id) if (await self._store.get(job_id)).ended else None
+            try:
+                await self._store.delete(job_id)
+            except Exception:
+                if aside is not None:
+                    aside.rename(job_folder(root, job_id))
+                raise
+        return asyncio.get_running_loop().run_in_executor(None, remove, aside)
 
     async def _fill_for_ever(self) -> None:
         while not self._stopping:
@@ -106,6 +129,8 @@ class Runner:
                 await self._fill()
             except (TrainerError, TrainCapacity, OSError) as error:
                 _LOG.warning("no job can be started now: %s", error)
+            except Exception:  # noqa: BLE001  # the queue goes on
+                _LOG.exception("no job can be started now by a fault of the service")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self._woken.wait()
@@ -114,19 +139,29 @@ class Runner:
         """Gives each free device a job."""
         while not self._stopping and (device := self._free()) is not None and not self._setting.short_of_disk():
             if self._waiting:
-                job = await self._store.get(self._waiting.pop(0))
-                self._follow(self._follower(job, device))
+                await self._resume(self._waiting[0], device)
                 continue
             pending = await self._store.next_pending()
             if pending is None:
                 return
-            # Nothing else starts jobs, so that the device is still free then.
+            # What has its id was never its own: it came out of a backup, whose folders are copied after the file.
+            await asyncio.to_thread(remove, set_aside(self._setting.runs_root, pending.id))
             with suppress(TrainJobWrongState, TrainJobNotFound):  # it was cancelled meanwhile
                 await self._store.started(pending.id, device.name)
-                # As it is now: it may have been asked to stop meanwhile.
-                self._follow(self._follower(await self._store.get(pending.id), device), first=True)
+                self._waiting.insert(0, pending.id)
+                await self._resume(pending.id, device, first=True)
+
+    async def _resume(self, job_id: str, device: Device, *, first: bool = False) -> None:
+        """Takes a job off those that wait once it is read, as it now is: it may have been asked to stop meanwhile."""
+        job = await self._store.get(job_id)
+        # Nothing else starts jobs, so that the device is still free; who cancels one that waits takes it away.
+        if job_id in self._waiting:
+            self._waiting.remove(job_id)
+            self._follow(self._follower(job, device), first=first)
 
     def _free(self) -> Device | None:
+        if len(self._followers) >= len(self._devices):
+            return None  # some are at work on places that an earlier service had
         used = {follower.device.name for follower in self._followers.values()}
         return next((device for device in self._devices if device.name not in used), None)
 

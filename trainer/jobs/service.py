@@ -5,7 +5,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -20,6 +20,7 @@ from . import requests
 from .artifacts import Artifact, Artifacts
 from .calls import note_job
 from .changes import Changes
+from .changing import RETRY_SECONDS, exists, queue_full
 from .checks import CONFIG_FIELD, JobConfig, checked
 from .config import ServeConfig
 from .folders import run_folder
@@ -32,8 +33,6 @@ from .watch import watch
 
 Value = TypeVar("Value")
 _Context = grpc.aio.ServicerContext[Any, Any]
-# How long who was refused for want of room should wait, in seconds.
-_RETRY_SECONDS = 60.0
 # Most clients take messages of 4 MiB.
 _PAGE_BYTES = 2 * 1024 * 1024
 
@@ -84,10 +83,13 @@ class TrainService(train_pb2_grpc.TrainServiceServicer):
         options = await self._blocking(self._checked, config, job_id)
         await self._check_room()
         if request.validate_only:
-            await self._check_new(asked_id)
+            with suppress(TrainJobNotFound):
+                await self._store.get(job_id)
+                raise exists(job_id)
             pending = train_pb2.TrainJob.STATE_PENDING
             return train_pb2.TrainJob(name=asked_id and name(asked_id), config=config, state=pending)
-        job = await self._store.create(job_id, config, options.model_dump(mode="json"), request_id)
+        written = options.model_dump(mode="json")
+        job = await self._store.create(job_id, config, written, request_id, self._config.max_pending)
         self._runner.wake()
         note_job(job.id)
         return message(_same(job, asked_id))
@@ -197,28 +199,14 @@ class TrainService(train_pb2_grpc.TrainServiceServicer):
     async def _check_room(self) -> None:
         """Refuses a job that the service has no room for."""
         if await self._store.pending_count() >= self._config.max_pending:
-            raise TrainCapacity(
-                f"{self._config.max_pending} jobs wait already, the most that this service takes; come back later",
-                retry_seconds=_RETRY_SECONDS,
-                limit="max_pending",
-            )
+            raise queue_full(self._config.max_pending)
         free_bytes = (await self._blocking(shutil.disk_usage, self._config.runs_root)).free
         if free_bytes < self._config.min_free_bytes:
             raise TrainCapacity(
                 "the disk of the service's runs is nearly full; delete jobs that are not needed, or come back later",
-                retry_seconds=_RETRY_SECONDS,
+                retry_seconds=RETRY_SECONDS,
                 limit="min_free_gib",
             )
-
-    async def _check_new(self, job_id: str) -> None:
-        """Refuses an id that a job has."""
-        if not job_id:
-            return
-        try:
-            _same(await self._store.get(job_id), "")
-        except TrainJobNotFound:
-            return
-        raise _exists(job_id)
 
     async def _blocking(self, work: Callable[..., Value], *arguments: object) -> Value:
         """What `work` gives, on a thread. A caller that leaves is let go when the thread has ended, and not before.
@@ -247,10 +235,6 @@ def _same(job: Job, asked_id: str) -> Job:
             f"the request_id has made {name(job.id)}; choose a new one to make {name(asked_id)}", trainJob=name(job.id)
         )
     return job
-
-
-def _exists(job_id: str) -> TrainJobExists:
-    return TrainJobExists(f"{name(job_id)} is there already; choose another id", trainJob=name(job_id))
 
 
 def _message(artifact: Artifact) -> train_pb2.TrainJobArtifact:

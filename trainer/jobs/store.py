@@ -1,24 +1,26 @@
 """Jobs and their events in one SQLite file. Every change of a job is one transaction with the event that tells it."""
 
-import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from google.rpc import status_pb2
 
-from trapline.train_errors import TrainJobExists
 from trapline.v1 import train_pb2
 from trapline.v1.metadata_pb2 import Evaluation
 
 from .changes import Changes
-from .changing import append, in_state, not_found, read_job, tell, took, update
+from .changing import COUNT, append, created, find_job, in_state, not_found, same, tell, took, update
 from .database import Database
-from .job import ENDED, Event, Job, State, name, timestamp
+from .job import ENDED, Event, Job, State, timestamp
 from .tables import SELECT_JOB, job_of, migrate
+
+Value = TypeVar("Value")
+#: Takes a job before and after a change; None where there was none, or is none any more.
+Counted = Callable[[Job | None, Job | None], object]
 
 _PENDING, _RUNNING = State.STATE_PENDING, State.STATE_RUNNING
 _ENDED = f"state IN ({', '.join(str(int(state)) for state in sorted(ENDED))})"
@@ -27,56 +29,54 @@ _ENDED = f"state IN ({', '.join(str(int(state)) for state in sorted(ENDED))})"
 class Store:
     """The jobs. Reads answer at once; who awaits a change has it on the disk, and its watchers are woken."""
 
-    def __init__(self, path: Path, changes: Changes) -> None:
+    def __init__(self, path: Path, changes: Changes, counted: Counted = lambda _before, _after: None) -> None:
         """Opens the file, which is made where it is missing.
+
+        Args:
+            path: The file.
+            changes: Wakes who waits for a job to change.
+            counted: Called on the event loop with a job before and after each change that is kept.
 
         Raises:
             UsageError: It is of a newer version.
             TrainerError: It cannot be read or written.
         """
         self._database = Database(path, migrate)
-        self._changes = changes
+        self._changes, self._counted = changes, counted
 
     async def close(self) -> None:
         """Closes the file after the changes that were asked for."""
         await self._database.close()
 
     async def create(
-        self, job_id: str, config: train_pb2.TrainConfig, options: dict[str, Any], request_id: str = ""
+        self,
+        job_id: str,
+        config: train_pb2.TrainConfig,
+        options: dict[str, Any],
+        request_id: str = "",
+        max_pending: float = math.inf,
     ) -> Job:
         """A new pending job, or the one that the same request made before.
 
         Raises:
             TrainJobExists: Another job has the id, or the request id was used with another config.
+            TrainCapacity: So many wait already as `max_pending` says.
         """
-        written = config.SerializeToString(), json.dumps(options)
+        return await self._write(
+            job_id,
+            lambda connection: created(
+                connection, job_id, config, options, request_id=request_id, max_pending=max_pending
+            ),
+        )
 
-        def work(connection: sqlite3.Connection) -> Job:
-            earlier = connection.execute(f"{SELECT_JOB} WHERE request_id = ?", (request_id or None,)).fetchone()
-            if earlier is not None:
-                return _same(earlier, config)
-            try:
-                connection.execute(
-                    "INSERT INTO jobs (state, create_time, id, request_id, config, options) VALUES (?, ?, ?, ?, ?, ?)",
-                    (int(_PENDING), time.time(), job_id, request_id or None, *written),
-                )
-            except sqlite3.IntegrityError as error:
-                raise TrainJobExists(
-                    f"{name(job_id)} is there already; choose another id, or leave it out to be given one",
-                    trainJob=name(job_id),
-                ) from error
-            return read_job(connection, job_id)
-
-        return await self._write(job_id, work)
-
-    async def get(self, job_id: str) -> Job:
-        """The job.
+    async def get(self, job_id: str, key: int | None = None) -> Job:
+        """The job; with a key only that one, and no other that has the id since.
 
         Raises:
-            TrainJobNotFound: There is none of that id.
+            TrainJobNotFound: There is none of that id, or it is another.
         """
         rows = self._database.read(f"{SELECT_JOB} WHERE id = ?", job_id)
-        if not rows:
+        if not rows or key not in (None, rows[0]["key"]):
             raise not_found(job_id)
         return job_of(rows[0])
 
@@ -87,7 +87,7 @@ class Store:
             TrainJobExists: It made one of another config.
         """
         rows = self._database.read(f"{SELECT_JOB} WHERE request_id = ?", request_id)
-        return _same(rows[0], config) if rows else None
+        return same(rows[0], config) if rows else None
 
     async def page(self, states: Collection[int], before: int | None, size: int) -> list[Job]:
         """At most `size` jobs in one of `states` (all where empty), newest first, of keys lower than `before`."""
@@ -101,27 +101,31 @@ class Store:
         rows = self._database.read(f"{SELECT_JOB} WHERE {condition} ORDER BY key DESC LIMIT ?", *values, size)
         return [job_of(row) for row in rows]
 
+    def counts(self) -> dict[int, int]:
+        """How many jobs there are in each state that has any."""
+        return dict(map(tuple, self._database.read("SELECT state, count(*) FROM jobs GROUP BY state")))
+
     async def pending_count(self) -> int:
         """How many jobs wait for their turn."""
-        return int(self._database.read("SELECT count(*) FROM jobs WHERE state = ?", int(_PENDING))[0][0])
+        return int(self._database.read(COUNT, int(_PENDING))[0][0])
 
     async def next_pending(self) -> Job | None:
         """The job whose turn it is."""
         rows = self._database.read(f"{SELECT_JOB} WHERE state = ? ORDER BY key LIMIT 1", int(_PENDING))
         return job_of(rows[0]) if rows else None
 
-    async def running(self) -> list[Job]:
+    def running(self) -> list[Job]:
         """The jobs that run, oldest first."""
         rows = self._database.read(f"{SELECT_JOB} WHERE state = ? ORDER BY key", int(_RUNNING))
         return [job_of(row) for row in rows]
 
-    async def events(self, job_id: str, after_sequence: int, limit: int) -> list[Event]:
-        """At most `limit` events after one, oldest first.
+    async def events(self, job_id: str, after_sequence: int, limit: int, key: int | None = None) -> list[Event]:
+        """At most `limit` events after one, oldest first; of the job that `get` gives.
 
         Raises:
             TrainJobNotFound: There is no such job.
         """
-        key = (await self.get(job_id)).key
+        key = (await self.get(job_id, key)).key
         rows = self._database.read(
             "SELECT message FROM events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT ?",
             *(key, after_sequence, limit),
@@ -246,7 +250,7 @@ class Store:
             job = in_state(connection, job_id, ENDED)
             connection.execute("DELETE FROM jobs WHERE key = ?", (job.key,))
 
-        await self._database.write(work, partial(self._changes.tell, job_id))
+        await self._write(job_id, work)
 
     async def _end(self, job_id: str, allowed: Collection[int], changed: dict[str, Any]) -> Job:
         return await self._changed(job_id, allowed, {"end_time": time.time(), **changed})
@@ -258,15 +262,14 @@ class Store:
 
         return await self._write(job_id, work)
 
-    async def _write(self, job_id: str, work: Callable[[sqlite3.Connection], Job]) -> Job:
-        return await self._database.write(work, partial(self._changes.tell, job_id))
+    async def _write(self, job_id: str, work: Callable[[sqlite3.Connection], Value]) -> Value:
+        def whole(connection: sqlite3.Connection) -> tuple[Job | None, Job | None, Value]:
+            before = find_job(connection, job_id)
+            value = work(connection)
+            return before, find_job(connection, job_id), value
 
+        def then(change: tuple[Job | None, Job | None, Value]) -> None:
+            self._changes.tell(job_id)
+            self._counted(*change[:2])
 
-def _same(row: sqlite3.Row, config: train_pb2.TrainConfig) -> Job:
-    """The job that a request made before, where it asked for the same."""
-    job = job_of(row)
-    if job.config != config:
-        raise TrainJobExists(
-            f"the same request_id has made {name(job.id)}, of another config; choose a new one", trainJob=name(job.id)
-        )
-    return job
+        return (await self._database.write(whole, then))[2]

@@ -23,7 +23,7 @@ async def watch(
     Between two answers nothing is kept but a number, so it does not matter how slowly they are taken.
 
     Raises:
-        TrainJobNotFound: There is no such job, or no more.
+        TrainJobNotFound: There is no such job, or no more, also where another has its id by now.
         RequestInvalid: The job has no event of that sequence.
         ShuttingDown: The service drains; the same call to the next one goes on.
     """
@@ -34,7 +34,7 @@ async def watch(
         yield train_pb2.WatchTrainJobResponse(sequence=after_sequence, train_job=message(job))
         while True:
             woken.clear()
-            events = await store.events(job_id, after_sequence, PAGE)
+            events = await store.events(job_id, after_sequence, PAGE, job.key)
             for event in events:
                 if gate.winding_down.is_set():
                     raise shutting_down()
@@ -42,7 +42,7 @@ async def watch(
                 after_sequence = event.sequence
             if events:
                 continue
-            job = await store.get(job_id)
+            job = await store.get(job_id, job.key)
             if job.ended and after_sequence == job.last_sequence:
                 return
             await _either(woken, gate.winding_down)
