@@ -35,7 +35,8 @@ def check_models(config: CheckConfig) -> int:
             except ModelInvalid as error:
                 broken.append(f"version {version} cannot be served: {error}")
                 continue
-            broken += [problems(session)] if problems(session) else []
+            if problem := problems(session):
+                broken.append(problem)
             print("; but ".join([f"{model_id} version {version}: ok {_described(session)}", *broken]), flush=True)
             break
         else:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from grpc_health.v1 import health, health_pb2
 
@@ -23,6 +24,15 @@ _PROBE_SECONDS = 60.0
 # How often it is looked whether batches come back, and after how many looks in a row without any it is given up. Looks
 # are counted, not seconds: a process that was stopped for an hour has missed one.
 _LOOK_SECONDS, _STUCK_LOOKS = 5.0, 24
+
+
+@contextmanager
+def _faults_logged() -> Iterator[None]:
+    """Logs what should not happen: whoever tells of a broken device must not be ended by a fault of its own."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  # the next look is made all the same
+        _log.exception("event=health_failed")
 
 
 class Health:
@@ -76,9 +86,10 @@ class Health:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self.tell()
-            if self._models.broken and not await self._works():
-                await self._lose("the GPU answers no more")
+            with _faults_logged():
+                await self.tell()
+                if self._models.broken and not await self._works():
+                    await self._lose("the GPU answers no more")
 
     async def watch(self) -> None:
         """Looks whether batches come back; never ends by itself.
@@ -88,10 +99,11 @@ class Health:
         looks, ended = 0, 0
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            comes_back = self._lanes.ended_count != ended or not self._lanes.overdue
-            looks, ended = 0 if comes_back else looks + 1, self._lanes.ended_count
-            if looks == _STUCK_LOOKS:
-                await self._lose("a batch does not come back")
+            with _faults_logged():
+                comes_back = self._lanes.ended_count != ended or not self._lanes.overdue
+                looks, ended = 0 if comes_back else looks + 1, self._lanes.ended_count
+                if looks == _STUCK_LOOKS:
+                    await self._lose("a batch does not come back")
 
     async def _works(self) -> bool:
         if self._device_works is None:

@@ -129,8 +129,14 @@ class Images:
 
     def answering(self, admitted: Admitted) -> "asyncio.Task[classify_pb2.ClassifyResult]":
         """The answer or the error as a task; the place is given back even where it is cancelled before it begins."""
+
+        def ended(_: "asyncio.Task[classify_pb2.ClassifyResult]") -> None:
+            if admitted.ticket.give_back():  # it never began: nothing else has counted it
+                admitted.ticket.count_cancelled()
+                self._count(admitted.request.model, "CANCELLED")
+
         task = asyncio.create_task(self._result(admitted))
-        task.add_done_callback(lambda _: admitted.ticket.give_back())
+        task.add_done_callback(ended)
         return task
 
     async def _result(self, admitted: Admitted) -> classify_pb2.ClassifyResult:

@@ -1,7 +1,6 @@
 """The models that are served: which version, loading another beside it, swapping one reference while it is in use."""
 
 import asyncio
-import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -10,19 +9,18 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from trapline.errors import ModelInvalid, ModelLoading, ModelNotFound, Refusal
+from trapline.errors import ModelInvalid, ModelNotFound, Refusal
 from trapline.service.errors import as_refusal, shown
 
 from .batcher import Batcher
 from .drift import Drift
+from .looks import Looks
 from .metrics import Metrics
-from .repository import Repository, parse_version
+from .repository import Found, Repository, parse_version
 from .session import Session
-from .slots import ModelSlot, Serving, let_go
+from .slots import ModelSlot, Serving, UnkeptPin, count_swap, let_go, new_slot
 
 _log = logging.getLogger(__name__)
-# Characters of the sentence about a broken file, which may repeat names out of it: errors travel in HTTP/2 headers.
-_LONGEST_REASON = 1000
 
 
 class Models:
@@ -45,9 +43,9 @@ class Models:
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
-        self._repository, self._load, self._serve = repository, load, serve
+        self._looks, self._load, self._serve = Looks(repository), load, serve
         self._metrics, self._on_change = metrics, on_change
-        self._slots = {model_id: self._new_slot(model_id) for model_id in repository.model_ids()}
+        self._slots = {model_id: new_slot(model_id, metrics) for model_id in repository.model_ids()}
         self._settled = False
         # One load at a time: two at once would need the memory of both, and slow down who is served.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -93,18 +91,7 @@ class Models:
             ModelLoading: It is being loaded for the first time.
             ModelInvalid: None of its versions can be served.
         """
-        slot = self.slot(model_id)
-        if slot.serving is not None:
-            return slot.serving
-        if not slot.tried:
-            raise ModelLoading(
-                f"models/{model_id} is being loaded; ask again in a moment",
-                retry_seconds=1.0,
-                model=f"models/{model_id}",
-            )
-        assert slot.error is not None, "a model that was tried and does not serve has an error"
-        # A copy: one object raised again and again would collect the traceback, and so the image, of every call.
-        raise copy.copy(slot.error[1])
+        return self.slot(model_id).served()
 
     async def load_all(self) -> None:
         """Loads the newest version of each model that can be served; what cannot is told by its slot."""
@@ -116,9 +103,9 @@ class Models:
 
     async def refresh(self) -> None:
         """Loads what is new in the repository: models, and versions newer than the served ones unless pinned."""
-        for model_id in self._repository.model_ids():
+        for model_id in await self._looks.model_ids():
             if model_id not in self._slots:
-                self._slots[model_id] = self._new_slot(model_id)
+                self._slots[model_id] = new_slot(model_id, self._metrics)
             slot = self._slots[model_id]
             async with slot.lock:
                 await self._load_newest(slot)
@@ -132,22 +119,14 @@ class Models:
             ModelNotFound: No such model or version.
             ModelInvalid: It cannot be served; what was served before still is.
         """
-        versions = self._repository.versions(model_id)
-        if model_id not in self._slots and versions:
-            self._slots[model_id] = self._new_slot(model_id)
-        slot = self.slot(model_id)
-        wanted = parse_version(version) if version else None
-        if version and wanted not in versions:
-            raise ModelNotFound(
-                f"models/{model_id} has no version {shown(version)}; publish it first, or leave the version out",
-                model=f"models/{model_id}",
-                version=version[:80],
-            )
-        await asyncio.shield(self._spawn(self._reload(slot, wanted)))
-        return slot
+        if model_id not in self._slots and (await self._looks.model(model_id)).versions:
+            self._slots.setdefault(model_id, new_slot(model_id, self._metrics))
+        await asyncio.shield(self._spawn(self._reload(self.slot(model_id), version)))
+        return self.slot(model_id)
 
     async def close(self) -> None:
         """Ends every queue at once; what is still waiting is refused."""
+        self._looks.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
         for task in self._tasks:
             task.cancel()
@@ -156,14 +135,19 @@ class Models:
                 slot.serving.batcher.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _reload(self, slot: ModelSlot, wanted: int | None) -> None:
+    async def _reload(self, slot: ModelSlot, version: str) -> None:
         async with slot.lock:
-            versions = self._repository.versions(slot.model_id)
+            found = await self._looks.model(slot.model_id)
+            wanted = parse_version(version) if version else None
+            if version and wanted not in found.versions:
+                name = f"models/{slot.model_id}"
+                sentence = f"{name} has no version {shown(version)}; publish it first, or leave the version out"
+                raise ModelNotFound(sentence, model=name, version=version[:80])
             served_before = slot.serving is not None
             try:
-                if not versions:
-                    raise self._invalid(slot, 0, self._no_version(slot))
-                await self._swap(slot, wanted or versions[0])
+                if not found.versions:
+                    raise slot.no_version(self._metrics)
+                await self._swap(slot, wanted or found.versions[0], found)
             except ModelInvalid:
                 if not served_before and wanted is None:
                     await self._load_newest(slot)  # an older version may do
@@ -171,8 +155,8 @@ class Models:
                     raise
             finally:
                 slot.tried = True
-            kept = self._repository.pin(slot.model_id, wanted)
-            slot.unkept_pin = None if kept else wanted
+            kept = await self._looks.pin(slot.model_id, wanted)
+            slot.unkept_pin = None if kept else UnkeptPin(asked=wanted, in_file=found.pinned)
 
     async def _load_newest(self, slot: ModelSlot) -> None:
         """Serves the pinned version, or the newest that can be served of those newer than the served one.
@@ -181,8 +165,9 @@ class Models:
 
         To be called with the slot's lock: a reload that was waited for may have pinned a version, which then stays.
         """
-        versions = self._repository.versions(slot.model_id)
-        pin = self._repository.pinned(slot.model_id) or slot.unkept_pin
+        # One look, with the lock: one from before could have missed the pin. All is decided from what it found.
+        found = await self._looks.model(slot.model_id)
+        versions, pin = found.versions, slot.pin(found)
         if pin is not None and pin in versions:
             if slot.serving is not None and slot.serving.version == pin:
                 return
@@ -193,34 +178,33 @@ class Models:
             if slot.serving is not None and version != pin and version <= slot.serving.version:
                 break
             signature, why = slot.failed.get(version, (None, None))
-            if why is not None and signature == self._repository.signature(slot.model_id, version):
+            if why is not None and signature == found.signatures[version]:
                 errors.append((version, why))
                 continue
             try:
-                await self._swap(slot, version)
+                await self._swap(slot, version, found)
             except ModelInvalid as error:
                 errors.append((version, error))
                 continue
             if version == pin:
                 break
         if not versions and slot.serving is None:
-            errors.append((0, self._invalid(slot, 0, self._no_version(slot))))
+            errors.append((0, slot.no_version(self._metrics)))
         slot.error = errors[0] if errors else None
         slot.tried = True
 
-    async def _swap(self, slot: ModelSlot, version: int) -> None:
+    async def _swap(self, slot: ModelSlot, version: int, found: Found) -> None:
         """Loads a version beside the served one, then puts it in its place."""
-        signature = self._repository.signature(slot.model_id, version)
         began = time.monotonic()
         refusal: ModelInvalid | None = None
         try:
             loop = asyncio.get_running_loop()
             session = await loop.run_in_executor(self._loader, self._load, slot.model_id, version)
         except Exception as error:  # noqa: BLE001  # whatever a broken file raises, the other models are served
-            refusal = self._invalid(slot, version, as_refusal(error))
+            refusal = slot.invalid(version, as_refusal(error), self._metrics)
         if refusal is not None:
             # Out here, so that what is kept has no `error` behind it, whose frames hold the file's bytes and session.
-            slot.failed[version] = (signature, refusal)
+            slot.failed[version] = (found.signatures[version], refusal)
             raise refusal
         seconds = time.monotonic() - began
         now = Timestamp()
@@ -238,53 +222,17 @@ class Models:
         )
         slot.tried = True
         slot.failed.pop(version, None)
-        newer = [each for each in self._repository.versions(slot.model_id) if each > version]
+        newer = [each for each in found.versions if each > version]
         if slot.error is not None and slot.error[0] not in newer:
             slot.error = None
-        self._count_swap(old, slot.serving, seconds)
+        count_swap(old, slot.serving, seconds, self._metrics)
         if old is not None:
             self._spawn(let_go(slot, [old]))
         self._on_change()
 
-    def _new_slot(self, model_id: str) -> ModelSlot:
-        slot = ModelSlot(model_id=model_id)
-        # Counted from 0 on: of a count that begins with its first failure Prometheus sees no increase.
-        self._metrics.load_failures.labels(model_id)
-        self._metrics.batch_failures.labels(model_id)
-        self._metrics.model_error.labels(model_id).set_function(lambda: float(slot.error is not None))
-        return slot
-
     def _drift(self, model_id: str, version: int, session: Session) -> Drift:
         labels = [label.id for label in session.metadata.labels]
         return Drift(self._metrics, model_id=model_id, version=version, labels=labels)
-
-    def _count_swap(self, old: Serving | None, new: Serving, seconds: float) -> None:
-        _log.info(
-            "event=model_served model=%s version=%d replaces=%s seconds=%.3f precision=%s digest=%s providers=%s",
-            *(new.model_id, new.version, old.version if old else "-", seconds),
-            *(new.session.precision, new.session.digest, ",".join(new.session.providers)),
-        )
-        self._metrics.load_seconds.labels(new.model_id).observe(seconds)
-        if old is not None:
-            self._metrics.model_info.remove(old.model_id, str(old.version))
-        self._metrics.model_info.labels(new.model_id, str(new.version)).set(1)
-
-    def _invalid(self, slot: ModelSlot, version: int, error: Refusal) -> ModelInvalid:
-        """Takes note of a version that cannot be served; the refusal that tells of it."""
-        name, reason = f"models/{slot.model_id}", str(error)
-        if len(reason) > _LONGEST_REASON:
-            reason = reason[:_LONGEST_REASON] + "…"
-        text = f"{name} version {version} cannot be served: {reason}" if version else reason
-        refusal = ModelInvalid(text, model=name, version=version)
-        slot.error = (version, refusal)
-        self._metrics.load_failures.labels(slot.model_id).inc()
-        _log.error("event=model_invalid model=%s version=%d reason=%r", slot.model_id, version, reason)
-        return refusal
-
-    def _no_version(self, slot: ModelSlot) -> ModelInvalid:
-        return ModelInvalid(
-            f"models/{slot.model_id} cannot be served: its folder has no version folder (1, 2, 3 ...); publish one"
-        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Runs `work` to its end whoever waits for it."""

@@ -70,11 +70,13 @@ class Ticket:
     ) -> None:
         self.give_back()
 
-    def give_back(self) -> None:
-        """Gives the place back; a second time does nothing."""
-        if not self._left:
-            self._left = True
-            self._places.release(self)
+    def give_back(self) -> bool:
+        """Gives the place back; a second time does nothing. Whether it was still held."""
+        if self._left:
+            return False
+        self._left = True
+        self._places.release(self)
+        return True
 
     def start(self) -> None:
         """Takes note that the image waits no more: its batch has begun."""

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from trapline.errors import UsageError
@@ -13,6 +14,24 @@ _log = logging.getLogger(__name__)
 #: In a model's folder: the version that it stays with.
 PIN_FILE = "pinned"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one look found of a model.
+
+    Attributes:
+        signatures: By version, newest first; a signature changes when the version's file does.
+        pinned: The version that its pin file names; None for the newest.
+    """
+
+    signatures: dict[int, tuple[int, int]]
+    pinned: int | None
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions, newest first; empty where there is none, or the folder cannot be read."""
+        return list(self.signatures)
 
 
 class Repository:
@@ -44,6 +63,11 @@ class Repository:
         except OSError:
             return []
         return sorted((int(name) for name in names if _VERSION.fullmatch(name)), reverse=True)
+
+    def look(self, model_id: str) -> Found:
+        """What there is of a model: its versions, their files' signatures, its pin."""
+        signatures = {version: self.signature(model_id, version) for version in self.versions(model_id)}
+        return Found(signatures=signatures, pinned=self.pinned(model_id))
 
     def file(self, model_id: str, version: int) -> Path:
         """The file of one version, whether it is there or not."""

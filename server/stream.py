@@ -53,9 +53,10 @@ class Stream:
         try:
             while (entry := await self._outbox.get()) is not None:
                 request_id, result, frees = entry
-                await write(classify_pb2.StreamClassifyResponse(request_id=request_id, result=result))
                 if frees:
+                    # Before the write returns: by then the client may have the answer, and have sent the mark again.
                     self._unanswered.discard(request_id)
+                await write(classify_pb2.StreamClassifyResponse(request_id=request_id, result=result))
                 self._slots.release()
             if await reader:
                 raise shutting_down()

@@ -23,6 +23,10 @@ _SELECTOR = re.compile(r"\b([a-z_]+:[a-z_]+:\w+|(?:trapline|process)_\w+|up|ALER
 MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
 
 
+#: Without what Debian recommends beside it: the node exporter would take the server's port.
+INSTALL = ("install", "--no-install-recommends")
+
+
 class Unavailable(Exception):
     """Prometheus is not here and cannot be had; says why."""
 
@@ -33,9 +37,9 @@ def install(package="prometheus", program="promtool"):
         return
     if os.geteuid() or not shutil.which("apt-get"):
         raise Unavailable(f"no {program} here, and no root with apt-get to install Debian's package {package}")
-    for words in ("update -qq", f"install -y -qq --no-install-recommends {package}"):
+    for words in (("update", "-qq"), (*INSTALL, "-y", "-qq", package)):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        done = subprocess.run(["apt-get", *words.split()], capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(["apt-get", *words], capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise Unavailable(f"Debian's package {package} cannot be installed: {done.stderr.strip()[-200:]}")
 

@@ -169,7 +169,6 @@ def test_dev_goes_from_nothing_to_answers(cluster):
         small = ("--weights", "none", "--image-px", "32", "--epochs", "1")
         words = ("train", "submit", "sample/photos", "--model-id", "animals", *small, "--watch")
         trapline(*words, "--server", f"{trainer.address}:50052")
-        # Readiness is asked for as long as the Pod lives.
         server.wait_for("readinessProbe", tries=60)
         assert "animals" in trapline("models", "--server", f"{server.address}:50051")
         assert trainer.stop() == 0

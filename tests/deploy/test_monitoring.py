@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,21 @@ def test_rules_and_configuration_are_valid(promtool):
         good, said = promtool(*words)
         assert good, said
     assert set(RULES) == {"groups"}
+
+
+def test_the_documented_installation_is_that_of_these_tests(promtool, tmp_path):
+    """Without the node exporter on the server's port; and the files that it copies are whole where they then lie."""
+    page = (TOP / "docs" / "operations.md").read_text(encoding="utf-8")
+    install, copy, arguments, restart = re.search(r"^# (apt.*?)\n```", page, re.MULTILINE | re.DOTALL)[1].split("\n# ")
+    assert install.split() == ["apt-get", *PROMETHEUS.INSTALL, "prometheus"]
+    *_, folder, configuration, rules = copy.split()
+    assert (folder, restart) == ("/etc/prometheus", "systemctl restart prometheus")
+    for name in (configuration, rules):
+        shutil.copy(TOP / name, tmp_path)
+    good, said = promtool("check", "config", tmp_path / Path(configuration).name)
+    assert good, said
+    assert "1 rule files" in said
+    assert arguments == """echo 'ARGS="--web.listen-address=127.0.0.1:9090"' > /etc/default/prometheus"""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from server.app import build
+from server.app import WATCH_SECONDS, build
 from server.config import ServerConfig
 from server.device import device_works
 from server.lanes import Lanes
@@ -468,3 +469,63 @@ async def test_a_signal_ends_a_server_that_still_loads(kit, models, program):
     await server.line("server listening")
     server.process.send_signal(signal.SIGTERM)
     assert await server.ended() == 0
+
+
+@pytest.mark.parametrize("started", ["server listening", "server ready"])
+async def test_a_server_ends_though_its_storage_is_away(kit, models, program, started):
+    """A look that never ends, at a pin file or by `--watch`, neither stops calls nor holds the process."""
+    pin = models / "colours" / "pinned"
+    if started == "server listening":
+        os.mkfifo(pin)
+    server = program("--models", str(models), "--watch")
+    stubs = kit.client(await server.line(started))
+    if started == "server ready":
+        os.mkfifo(pin)
+        await asyncio.sleep(WATCH_SECONDS + 0.5)
+        await stubs.classify.Classify(kit.request(kit.picture()), timeout=10)
+    assert await health(stubs, "liveness") == SERVING
+    server.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        assert await server.ended() == 0
+    await stubs.channel.close()
+
+
+async def test_health_goes_on_after_a_fault_of_its_own(kit, models, caplog):
+    """A look at the device that raises is logged, and the next one is made all the same: a lost device is told."""
+    asked = []
+
+    def works() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            raise RuntimeError("a fault of ours")
+        return False
+
+    async with kit.running(models, holds=True, works=works) as (server, stubs):
+        session = server.models.slot("colours").serving.session
+        for looks in (1, 2):
+            session.failure = RuntimeError("CUDA error")
+            for _ in range(3):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stubs.classify.Classify(kit.request(kit.picture()))
+            await kit.until(lambda count=looks: len(asked) == count)
+            if looks == 1:
+                session.failure = None
+                await stubs.classify.Classify(kit.request(kit.picture()))
+        assert "GPU" in await asyncio.wait_for(server.health.lost, 5)
+    assert "event=health_failed" in caplog.text
+
+
+async def test_the_watch_for_batches_goes_on_after_a_fault_of_its_own(kit, models, monkeypatch, caplog):
+    """One look that raises is logged; batches that do not come back are found by those after it."""
+    faults = [RuntimeError("a fault of ours")]
+
+    def overdue(_lanes) -> bool:
+        if faults:
+            raise faults.pop()
+        return True
+
+    monkeypatch.setattr("server.health._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(Lanes, "overdue", property(overdue))
+    async with kit.running(models) as (server, _):
+        assert "does not come back" in await asyncio.wait_for(server.health.lost, 5)
+    assert "event=health_failed" in caplog.text

@@ -188,7 +188,9 @@ def _probes(index: Index) -> Iterator[str]:
             continue
         ready, alive = (READINESS, LIVENESS) if each.name.endswith("server") else (app.READINESS, app.LIVENESS)
         ports = {port["name"]: port["containerPort"] for port in each.main["ports"]}
-        wanted = {"startupProbe": {ready[0], alive}, "readinessProbe": {ready[0]}, "livenessProbe": {alive}}
+        # A server whose models load may take long, and is not to be ended for that; the train service loads nothing.
+        started = alive if each.name.endswith("server") else ready[0]
+        wanted = {"startupProbe": {started}, "readinessProbe": {ready[0]}, "livenessProbe": {alive}}
         for probe, services in wanted.items():
             asked = each.main[probe]["grpc"]
             if asked["port"] != ports["health"] or asked["service"] not in services:

@@ -1,6 +1,7 @@
 """Shapes of what components bring: autoscalers, monitors, training as Jobs."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from . import tables
 from .commons import DNS, claim, label_set, meta, policy
@@ -68,6 +69,13 @@ def scaled_object() -> Iterator[Named_]:
     }
     shape = {"apiVersion": "keda.sh/v1alpha1", "metadata": meta("trapline-server"), "spec": spec}
     yield "ScaledObject trapline-server", shape
+
+
+def oldest_keda(scaler: dict[str, Any]) -> str:
+    """The oldest KEDA that takes a ScaledObject; 2.17 and older refuse a `fallback` where all triggers are `Value`."""
+    spec = scaler["spec"]
+    average = any(trigger.get("metricType", "AverageValue") == "AverageValue" for trigger in spec["triggers"])
+    return "2.17" if average or "fallback" not in spec else "2.18"
 
 
 def monitors() -> Iterator[Named_]:

@@ -114,7 +114,8 @@ class Pod:
         """Starts it and waits until it would get calls."""
         self.start()
         self.wait_for("startupProbe")
-        self.wait_for("readinessProbe")
+        # Asked for as long as the Pod lives: its threshold is for one that was ready.
+        self.wait_for("readinessProbe", tries=60)
 
     def stop(self) -> int:
         """Ends it as its deletion does: preStop, SIGTERM, and no longer than its grace; gives the exit code."""

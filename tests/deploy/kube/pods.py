@@ -81,7 +81,7 @@ def pod_template(workload: str, parts: tuple[str, ...]) -> Shape:
     own = ("models", "tmp") if program == "server" else ("models", "photos", "jobs", "cache", "tmp")
     read_only = (*secrets, "models" if program == "server" else "photos")
     health = _PORTS[workload]["health"]
-    started = "liveness" if ("dev" in parts and program == "server") else ""
+    started = "liveness" if program == "server" else ""
     container = {
         "image": reference(program),
         "imagePullPolicy": "IfNotPresent",

@@ -101,7 +101,7 @@ def _deployment(parts: tuple[str, ...]) -> Shape:
             **({} if scaled else {"replicas": Within(least, 10)}),
             "revisionHistoryLimit": Within(2, 10),
             "minReadySeconds": Within(5, 30),
-            "progressDeadlineSeconds": Within(300, 1800),
+            "progressDeadlineSeconds": Within(850, 1800),
             "selector": {"matchLabels": label_set("trapline-server", part_of=False)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": pod_template("trapline-server", parts),
