@@ -199,13 +199,10 @@ def _export(config: ExportConfig) -> int:
 def _publish(config: PublishConfig) -> int:
     _need("onnxruntime", "PIL")
     from .evaluate.model import load
-    from .publish import publish
+    from .publish import chosen_id, publish
 
     path = _model_file(config.model)
-    metadata = load(path, threads=1).metadata
-    model_id = config.model_id or metadata.model_id
-    if not model_id:
-        raise UsageError(f"--model-id is required: {path} names no id of its own")
+    model_id = chosen_id(path, load(path, threads=1).metadata, config.model_id)
     version = publish(path, config.models, model_id)
     print(f"published {model_id} version {version.name}: {version}")
     return 0

@@ -3,6 +3,7 @@
 What a run does lies in `trapline.run_choices`, which `trapline train submit` has too; where it reads and writes, here.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,6 +17,14 @@ from trapline.run_choices import RecipeChoices, RunChoices, TrainingChoices
 #: Options that say where things are, or what is shown, and not what the run is: they may differ when it is asked for
 #: again.
 PLACES = frozenset({"data", "out", "config", "cache_dir", "cache_gib", "checkpoint_minutes", "images"})
+
+
+def _digest(file: Path | None) -> str | None:
+    """SHA-256, in hex, of a file's bytes; None where there is none to read, which whoever needs it will say."""
+    try:
+        return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 class _Places(Options):
@@ -59,8 +68,8 @@ class RunConfig(RunChoices, TrainingOptions):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The options that make this run another run when they change, as JSON values."""
-        return self.model_dump(mode="json", exclude=set(PLACES))
+        """The options that make this run another run when they change, as JSON values, and what `--groups` holds."""
+        return self.model_dump(mode="json", exclude=set(PLACES)) | {"groups_digest": _digest(self.groups)}
 
 
 class LrFindConfig(RecipeOptions):
@@ -114,7 +123,8 @@ class StudyConfig(TrainingOptions):
 
     def identity(self) -> dict[str, Any]:
         """The options that make this another study when they change, as JSON values; sizes and repeats do not."""
-        return {"verb": "study"} | self.model_dump(mode="json", exclude=set(PLACES) | {"sizes", "repeats"})
+        options = self.model_dump(mode="json", exclude=set(PLACES) | {"sizes", "repeats"})
+        return {"verb": "study"} | options | {"groups_digest": _digest(self.groups)}
 
 
 class CompareConfig(Options):

@@ -7,6 +7,7 @@ export, is counted from sizes; its constants were measured on two cores.
 import math
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .recipe import out_of_memory
 from .recipe.lr_finder import step_count
 from .recipe.part import at_once
 from .recipe.plan import Plan
-from .recipe.schedule import steps_in_epoch
+from .recipe.schedule import largest_step, steps_in_epoch
 from .recipe.steps import NotFinite
 from .recipe.trial import Trial, images_at_once, measure
 from .report.thumbnails import page_bytes
@@ -62,7 +63,7 @@ class Work:
         layer_count: Its modules.
         traced: Whether it is exported by tracing.
         device: Where the network is.
-        batch_size: Images of a step in one process.
+        batch_size: Images that one process has at a time at most: of the largest step where it trains.
         whole_batches: Whether all of them go through the network at once.
         epochs: Unfrozen epochs that are left, in parts too.
         trains: Whether there is an unfrozen stage, ended or not.
@@ -217,13 +218,23 @@ def _work(setting: Setting, data: Data, training: Plan, *, views: int, has_featu
         layer_count=sum(1 for _ in network.modules()),
         traced=is_traced(setting.backbone.name),
         device=setting.device,
-        batch_size=math.ceil(training.batch_size / setting.world.size),
+        batch_size=_at_a_time(
+            training.batch_size,
+            train_count=photos["train"],
+            processes=setting.world.size,
+            learns=training.epochs > 0 or looks_for_rate,
+        ),
         whole_batches=not setting.backbone.pretrained or setting.device.type == "cuda",
         epochs=epochs,
         trains=training.epochs > 0,
         rate_steps=step_count(steps) if looks_for_rate else 0,
         processes=setting.world.size,
     )
+
+
+def _at_a_time(batch_size: int, *, train_count: int, processes: int, learns: bool) -> int:
+    """Images that one process has at a time at most, with a `--batch-size`: a step takes what is left over, too."""
+    return math.ceil((largest_step(train_count, batch_size) if learns else batch_size) / processes)
 
 
 def _too_little_disk(setting: Setting, work: Work) -> str | None:
@@ -262,11 +273,13 @@ def _too_little_memory(setting: Setting, work: Work, trial: Trial, available: in
     needed = bytes_of(work, trial, batch_size=work.batch_size)
     if room is None or needed <= room:
         return None
-    smaller = [1 << power for power in range((work.batch_size - 1).bit_length() - 1, 0, -1)]
-    fits = next((size for size in smaller if bytes_of(work, trial, batch_size=size) <= room), None)
+    learns = work.trains or work.rate_steps > 0
+    at_a_time = partial(_at_a_time, train_count=work.photos["train"], processes=work.processes, learns=learns)
+    smaller = [work.processes << power for power in range((work.batch_size - 1).bit_length() - 1, 0, -1)]
+    fits = next((size for size in smaller if bytes_of(work, trial, batch_size=at_a_time(size)) <= room), None)
     hint = "a smaller --backbone or --image-px may fit"
     if fits is not None:
-        hint = f"--batch-size {fits * setting.world.size} would fit"
+        hint = f"--batch-size {fits} would fit"
     where = f"on {setting.device}" if on_gpu else "in memory"
     sentence = f"this run takes about {_size(needed)} more {where}, and {_size(room)} can be had there; {hint}"
     if needed > _FAR_OFF * room:

@@ -1,6 +1,8 @@
 """Whether a run's file becomes the next version of a model, beside the newest one; and publishing it, once."""
 
+import functools
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,7 +17,7 @@ from .config import RunConfig
 from .errors import UsageError
 from .progress import Report
 from .publish import VersionAppeared, newest_number, publish
-from .run_folder import RunFolder
+from .run_folder import RunFolder, write_atomically
 
 _Promote = Literal["if_better", "always", "never"]
 
@@ -88,7 +90,7 @@ def published(
     """Publishes what is to be, once, also where an earlier process was killed between publishing and saying so.
 
     Args:
-        folder: The run's, with its file.
+        folder: The run's, with its file; where it was published already, that file takes its place again.
         models: The model repository.
         model_id: The id to publish under.
         judge: Says whether the file is to be published; not asked again where that has been done already, and once
@@ -101,6 +103,8 @@ def published(
     earlier = folder.state.get("publishing")
     for version in models.glob(f"{model_id}/[0-9]*/{model.name}") if earlier else ():
         if hashlib.sha256(version.read_bytes()).hexdigest() == earlier:
+            # Exported again it is another file, and what is made of the run's must belong to the one that is served.
+            write_atomically(model, functools.partial(shutil.copyfile, version))
             return Verdict.of(folder.state["verdict"]), version.parent
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     while True:

@@ -5,22 +5,50 @@ other precisions that lie beside the exported one, `model.int8.onnx` and `model.
 """
 
 import errno
+import fcntl
 import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from trapline import model_file
+from trapline.v1.metadata_pb2 import ModelMetadata
 
-from .errors import TrainerError
+from .errors import TrainerError, UsageError
 from .run_folder import write_atomically
 
 MODEL_FILE = model_file.file_name()
+# How the folder is called that a version is written into.
+_TEMPORARY = ".publishing-"
 
 
 class VersionAppeared(TrainerError):
     """Somebody else published meanwhile."""
+
+
+def chosen_id(model: Path, metadata: ModelMetadata, asked: str | None) -> str:
+    """The id to publish an exported file under: what was asked for, else what the file says.
+
+    Args:
+        model: The file.
+        metadata: What it says of itself.
+        asked: As `--model-id` has it; None where it was not given.
+
+    Raises:
+        UsageError: Neither names one, the file's can't name a folder, or the file is not the one that others belong to.
+    """
+    if metadata.precision in model_file.PRECISIONS[1:]:
+        raise UsageError(
+            f"{model} is an {metadata.precision} file, which is served beside the {MODEL_FILE} that it was made of; "
+            f"name the run folder, or its {MODEL_FILE}, and it goes along"
+        )
+    model_id = asked or metadata.model_id
+    if not model_id:
+        raise UsageError(f"--model-id is required: {model} names no id of its own")
+    return _checked(model_id)
 
 
 def publish(model: Path, models: Path, model_id: str, *, after: int | None = None) -> Path:
@@ -33,24 +61,22 @@ def publish(model: Path, models: Path, model_id: str, *, after: int | None = Non
         after: What `newest_number` must still give; any where absent.
 
     Raises:
+        UsageError: The id can't name a model's folder.
         TrainerError: The repository cannot be written.
         VersionAppeared: The newest version is another one than `after`; nothing was changed.
     """
-    home = models / model_id
+    home = models / _checked(model_id)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".publishing-", dir=home))
-        try:
+        with _temporary(home) as temporary:
             for source, name in ((model, MODEL_FILE), *((path, path.name) for path in _beside(model))):
                 shutil.copyfile(source, temporary / name)
                 _sync(temporary / name)
-            # mkdtemp's folder is private; a server often runs as another user.
+            # It was private so far; a server often runs as another user.
             temporary.chmod(0o755)
             _sync(temporary)
             version = _rename_to_next(temporary, home, after)
             _sync(home)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise TrainerError(f"cannot publish into {home} ({error.strerror}); nothing was changed there") from error
     return version
@@ -62,10 +88,11 @@ def publish_beside(model: Path, models: Path, model_id: str) -> Path:
     Where no version has that file, all of them are published as the next one. Each file appears whole or not at all.
 
     Raises:
+        UsageError: The id can't name a model's folder.
         TrainerError: The repository cannot be written.
     """
     content = model.read_bytes()
-    versions = [path for path in models.glob(f"{model_id}/*/{MODEL_FILE}") if path.parent.name.isdigit()]
+    versions = [path for path in models.glob(f"{_checked(model_id)}/*/{MODEL_FILE}") if path.parent.name.isdigit()]
     for version in sorted(versions, key=lambda path: int(path.parent.name), reverse=True):
         if version.stat().st_size == len(content) and version.read_bytes() == content:
             for path in _beside(model):
@@ -73,6 +100,14 @@ def publish_beside(model: Path, models: Path, model_id: str) -> Path:
             _sync(version.parent)
             return version.parent
     return publish(model, models, model_id)
+
+
+def _checked(model_id: str) -> str:
+    """The id itself: one that a file brought along may be anything, and becomes a path."""
+    try:
+        return model_file.check_model_id(model_id)
+    except ValueError as error:
+        raise UsageError(f"{error}; give --model-id") from error
 
 
 def _beside(model: Path) -> list[Path]:
@@ -110,9 +145,51 @@ def _rename_to_next(temporary: Path, home: Path, after: int | None) -> Path:
                 raise
 
 
-def _sync(path: Path) -> None:
+@contextmanager
+def _temporary(home: Path) -> Iterator[Path]:
+    """A folder in `home`, gone afterwards unless it was renamed, and locked as long as its process lives.
+
+    Those of publishers that were killed are deleted first.
+    """
+    with ExitStack() as held:
+        with _opened(home) as of_home:
+            # Until it is locked itself nobody else may take it for one that was left behind.
+            if _is_locked(of_home, fcntl.LOCK_EX):
+                _delete_left_behind(home)
+            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
+            held.callback(shutil.rmtree, temporary, ignore_errors=True)
+            _is_locked(held.enter_context(_opened(temporary)), fcntl.LOCK_EX)
+        yield temporary
+
+
+def _delete_left_behind(home: Path) -> None:
+    for folder in home.glob(f"{_TEMPORARY}*"):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        with suppress(OSError), _opened(folder) as descriptor:
+            if _is_locked(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_locked(descriptor: int, operation: int) -> bool:
+    """Whether the folder is locked by this process from now on; never where the file system has no such locks."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The descriptor of a folder, or of a file to be synced."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    with _opened(path) as descriptor:
+        os.fsync(descriptor)

@@ -27,7 +27,7 @@ from .dataset.cache import PixelCache
 from .dataset.cache.folder import user_cache_folder
 from .dataset.fingerprint import difference, fingerprint
 from .dataset.scan import Scan, scan, write_scan_csv
-from .dataset.split import split, write_split_csv
+from .division import divided
 from .errors import TrainerError, UsageError
 from .fit_choice import FITS
 from .memory import keep_freed_memory
@@ -79,15 +79,16 @@ def run(config: RunConfig, folder: RunFolder, report: Report, world: World) -> s
         importing_torch("trainer.training", *_BESIDE_FEATURES) as imported,
         ExitStack() as caches,
     ):
-        divided = scanned(config, folder, caches, threads=scan_threads, report=report, world=world)
+        # Before the scan: what comes while it goes on has not been seen.
         mark = fingerprint(config.data)
+        in_parts = scanned(config, folder, caches, threads=scan_threads, report=report, world=world)
         if was_done:
             # Only names or times of the files had changed: the photos are those that the run was made of.
             if not world.first:
                 return ""
             folder.set_state("done", fingerprint=mark)
             return str(folder.state["result"])
-        fits, choices = divided()
+        fits, choices = in_parts()
         imported()
 
         from .beginning import begun
@@ -123,9 +124,9 @@ def scanned(
         lambda: _scanned(config, folder, cache=cache, rules=rules, threads=threads, report=report)
     )
 
-    def divided() -> tuple[Callable[[str], Data], dict[str, Any]]:
-        data = _divided(config, folder, photos, cache=cache, report=report)
-        _same_everywhere(data, world)
+    def in_parts() -> tuple[Callable[[str], Data], dict[str, Any]]:
+        versions = _versions()
+        data = divided(config, folder, photos, cache=cache, versions=versions, report=report, world=world)
 
         @functools.cache
         def fits(fit: str) -> Data:
@@ -135,11 +136,13 @@ def scanned(
                 return data
             opened = caches.enter_context(_cache(config, other))
             seen = world.once_a_machine(lambda: _scan(config, other, opened, threads, report))
+            if world.unlike_first(seen.data_digest) is not None or seen.data_digest != photos.data_digest:
+                raise UsageError("the photos changed while the run looked at them; run the same command again")
             return replace(data, scan=seen, cache=opened)
 
-        return fits, {"image_px": rules.height_px, "split_rule": data.split.rule, "versions": _versions()}
+        return fits, {"image_px": rules.height_px, "split_rule": data.split.rule, "versions": versions}
 
-    return divided
+    return in_parts
 
 
 def _finished(config: RunConfig, folder: RunFolder, trained: "Trained", report: Report) -> str:
@@ -171,16 +174,6 @@ def _scan(config: RunConfig, rules: Preprocessing, cache: PixelCache, threads: i
     )
 
 
-def _same_everywhere(data: Data, world: World) -> None:
-    """Refuses, in every process alike, to train together on different photos."""
-    other = world.unlike_first(data.scan.data_digest + data.split.split_digest)
-    if other is not None:
-        raise UsageError(
-            f"process {other} of this run finds other photos in {data.scan.root} than process 0; give every machine "
-            "the same folder"
-        )
-
-
 def _scanned(
     config: RunConfig, folder: RunFolder, *, cache: PixelCache, rules: Preprocessing, threads: int, report: Report
 ) -> Scan:
@@ -205,26 +198,6 @@ def _scanned(
         listed = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(left_out.items()))
         report.say(f"left out: {listed}; {folder.path / 'scan.csv'} has each file's reason")
     return photos
-
-
-def _divided(config: RunConfig, folder: RunFolder, photos: Scan, *, cache: PixelCache, report: Report) -> Data:
-    parts = split(
-        photos,
-        val_share=config.val_share,
-        test_share=config.test_share,
-        seed=config.seed,
-        group_by=config.group_by,
-        groups_file=config.groups,
-    )
-    write_atomically(folder.path / "split.csv", lambda temporary: write_split_csv(photos, parts, temporary))
-    counts = Counter(parts.parts.values())
-    report.say(
-        f"split by {parts.rule}: {counts['train']} to train on, {counts['val']} to choose by, "
-        f"{counts['test']} to test on, {len(set(parts.groups.values()))} groups"
-    )
-    for note in parts.notes:
-        report.say(note)
-    return Data(scan=photos, split=parts, cache=cache)
 
 
 def _scanned_before(folder: Path) -> dict[str, str]:

@@ -155,11 +155,14 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
     if path.is_dir() and not state_path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
         raise UsageError(f"--out: {path} is not empty and no run folder; name a new folder")
     state = read_json(state_path) if state_path.exists() else {}
+    if state_path.exists() and not isinstance(state.get("config"), dict):
+        # Many programs have a file of this name: what is in such a folder is not ours to write over.
+        raise UsageError(f"--out: {state_path} names no options, so {path} is no run folder; name a new folder")
     if state and not (path / PLAN_FILE).exists():
         # It ended before anything was trained, by a mistake in the options or the photos: mending it is no other run.
         state = {}
     if state:
-        _same_options(path, state.get("config"), identity)
+        _same_options(path, state["config"], identity)
     with _locked(path, "--out: "):
         for leftover in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
             # Of a process that was killed while it wrote: nobody else writes here.
@@ -212,10 +215,14 @@ def _locked(path: Path, option: str = "") -> Iterator[None]:
         yield
 
 
-def _same_options(path: Path, before: object, identity: Mapping[str, Any]) -> None:
-    if not isinstance(before, dict):
-        raise UsageError(f"--out: {path / STATE_FILE} names no options; name a new folder")
-    changed = [name for name in identity if before.get(name) != identity[name]]
+def _same_options(path: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    changed = [name for name in identity if name != "groups_digest" and before.get(name) != identity[name]]
     if changed:
         was = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, now {identity[name]}" for name in changed)
         raise UsageError(f"--out: {path} holds a run of other options ({was}); name a new folder or the old options")
+    # Runs of earlier versions did not write it down.
+    if before.get("groups_digest", identity.get("groups_digest")) != identity.get("groups_digest"):
+        raise UsageError(
+            f"--groups: {identity.get('groups')} is another file than when the run in {path} began; bring the old file "
+            "back or name a new --out folder"
+        )

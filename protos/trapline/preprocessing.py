@@ -28,6 +28,8 @@ MAX_PIXELS = 64_000_000
 # Pillow opens an MPO as a JPEG and has no opener of that name.
 _OPENED_FORMATS = tuple(name for name in IMAGE_FORMATS if name != "MPO")
 _DCT_FORMATS = ("JPEG", "MPO")
+# How a codec's error that it had too little memory begins, for which Pillow has no class.
+_OUT_OF_MEMORY = "out of memory"
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,6 +105,7 @@ def load_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = M
     Raises:
         ImageUnreadable: Not a whole image of a known format.
         ImageTooLarge: More pixels than `max_pixels`; nothing was decoded.
+        MemoryError: There is too little memory to decode it now; nothing is said of the image.
     """
     return _guarded(data, preprocessing, max_pixels=max_pixels, with_exif=False)[0]
 
@@ -127,6 +130,9 @@ def _guarded(
     except (ImageTooLarge, ImageUnreadable, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise errors of a dozen unrelated classes for bad bytes
+        if isinstance(error, OSError) and str(error).startswith(_OUT_OF_MEMORY):
+            # The image may be whole; another time there may be enough.
+            raise MemoryError(str(error)) from error
         message = "the image is broken or cut off and cannot be decoded whole; send it again or leave it out"
         raise ImageUnreadable(message) from error
 

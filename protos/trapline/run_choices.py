@@ -25,7 +25,11 @@ class RecipeChoices(Options):
         "stretch", description="How a photo is made square; auto compares the three by cross-validation."
     )
     batch_size: int | None = Field(
-        None, ge=2, le=4096, description="Images in one optimiser step; default: 32 on CPU, 64 on CUDA."
+        None,
+        ge=2,
+        le=4096,
+        description="Least images in an optimiser step; what is left of an epoch is spread over its steps, which have "
+        "up to nearly twice as many; default: 32 on CPU, 64 on CUDA.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random choice, the split's too.")
     val_share: float = Field(0.15, gt=0, lt=0.9, description="Share of each class held out for validation.")

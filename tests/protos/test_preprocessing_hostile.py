@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from trapline import preprocessing
 from trapline.errors import ImageTooLarge, ImageUnreadable
@@ -206,3 +206,15 @@ def test_broken_exif_never_costs_the_photo(edits, name):
     assert pixels.shape == (16, 16, 3)
     assert exif.camera.isprintable()
     assert exif.taken.isprintable()
+
+
+@pytest.mark.parametrize("code", [-9, -1, -2, -3, -8])
+def test_a_codec_without_memory_says_nothing_of_the_image(monkeypatch, code):
+    """Pillow tells a codec's lack of memory by an OSError like those for broken bytes; it is none of the image's."""
+
+    def load(_image):
+        raise ImageFile._get_oserror(code, encoder=False)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(MemoryError if code == -9 else ImageUnreadable):
+        preprocessing.load_image(SMALL_FILES["png"], RULES)

@@ -173,6 +173,27 @@ def test_too_little_memory_is_a_warning_with_a_batch_that_fits(begun):
     assert estimate.memory_bytes(WORK, TRIAL, batch_size=2 * size) > needed // 3
 
 
+def test_memory_is_that_of_the_largest_step(begun):
+    """Of one photo less than two batches all are in one step; where nothing is trained a batch is what it is called."""
+    setting, photos, plan, training = begun()
+    count = len(photos.positions("train"))
+    training = replace(training, batch_size=count // 2 + 1)
+    work = estimate._work(setting, photos, training, views=plan["views"], has_features=False)
+    assert work.batch_size == count
+    unfrozen = replace(training, epochs=0)
+    work = estimate._work(setting, photos, unfrozen, views=plan["views"], has_features=False)
+    assert work.batch_size == count // 2 + 1
+
+
+def test_a_batch_that_would_fit_is_one_whose_largest_step_fits(begun):
+    """Of 63 photos `--batch-size 32` takes all in one step: with room for 62, the next that helps is named."""
+    setting, *_ = begun()
+    work = replace(WORK, photos=WORK.photos | {"train": 63}, batch_size=63)
+    room = estimate.memory_bytes(work, TRIAL, batch_size=62)
+    assert estimate._too_little_memory(setting, work, TRIAL, room) is None
+    assert "--batch-size 16 would fit" in setting.report.sentences[0]
+
+
 def test_where_no_batch_fits_another_network_is_advised(begun):
     """A batch of two that does not fit either is not suggested."""
     setting, *_ = begun()

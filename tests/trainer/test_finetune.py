@@ -1,5 +1,6 @@
 import math
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -175,6 +176,27 @@ def test_after_a_loss_that_is_no_number_the_best_is_kept(tmp_path):
     assert "What was best before is kept: the head" in told[0]
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_last_step_that_breaks_the_network_is_seen(tmp_path, pretrained, ema_decay):
+    """One step an epoch, so no later one has a loss to look at: validation's tells, and no figure is ever NaN."""
+    plan = replace(PLAN, learning_rate=1e30, batch_size=19, epochs=2, ema_decay=ema_decay)
+    sentence = r"the validation loss stopped being a number in epoch 1, after the last step, of 0\.jpg, .* and \d more"
+    for _ in range(2):  # the same again where it goes on
+        before, told, rows = build(), [], []
+        if not pretrained:
+            with pytest.raises(TrainerError, match=sentence):
+                train(tmp_path, plan, each=rows.append)
+        else:
+            network, history = train(
+                tmp_path, plan, network=replace(before, pretrained=True), told=told, each=rows.append
+            )
+            assert re.search(sentence + ".*What was best before is kept: the head", told[0])
+            assert tensors(network) == tensors(build())
+            rows += history
+        assert all(np.isfinite([value for value in asdict(row).values() if value is not None]).all() for row in rows)
+
+
 def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):
     """Where no checkpoint can be written, one sentence says so and training ends as it would have."""
     whole, history = train(tmp_path / "whole")
@@ -272,6 +294,32 @@ def test_statistics_of_a_pretrained_network_stay():
     assert running
     assert all(torch.equal(after[name], before[name]) for name in running)
     assert not torch.equal(after[f"{network.head_path}.weight"], before[f"{network.head_path}.weight"])
+
+
+@pytest.mark.parametrize(("count", "batch_size", "largest"), [(15, 8, 15), (16, 8, 8), (5, 8, 5), (20, 6, 7)])
+def test_the_largest_step_is_the_one_that_is_taken(count, batch_size, largest):
+    """What is left of an epoch is spread over its steps: that is said, and what is tried where memory is short."""
+    images, asked = part(count, 0), []
+
+    def pixels(positions):
+        asked.append(len(positions))
+        return images.pixels(positions)
+
+    def short(_positions):
+        raise MemoryError
+
+    plan = replace(PLAN, batch_size=batch_size)
+    steps = Steps(build(), replace(images, pixels=pixels), plan=plan, device=CPU, world=World())
+    steps.train_mode()
+    for step in range(steps.count):
+        steps.take(steps.order(1), epoch=1, step=step)
+    assert max(asked) == schedule.largest_step(count, batch_size) == largest
+    assert min(asked) >= min(count, batch_size)
+    steps = Steps(build(), replace(images, pixels=short), plan=plan, device=CPU, world=World())
+    said = f"for --batch-size {batch_size}, whose steps have up to {largest} images; try {min(count, batch_size) // 2}"
+    with pytest.raises(TrainerError) as raised:
+        steps.take(steps.order(1), epoch=1, step=0)
+    assert str(raised.value).endswith(said if largest != batch_size else f"for --batch-size {batch_size}; try 4")
 
 
 def test_weighted_sampling_draws_classes_alike():

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from trainer.errors import PrecisionError, UsageError
 from trainer.evaluate.model import load
 from trainer.precision.export import export
 from trainer.precision.fp16 import to_fp16
-from trainer.publish import publish
+from trainer.publish import publish, publish_beside
 from trapline import model_file, preprocessing
 from trapline.v1.metadata_pb2 import Label, ModelMetadata
 
@@ -259,6 +260,56 @@ def test_publishing_puts_the_file_beside_its_own(plain, tmp_path):
     assert [path.name for path in (models / "mine" / "2").iterdir()] == ["model.onnx"]
     assert "version 1" in exported(plain, publish=models)
     assert {"model.onnx", "model.int8.onnx"} <= {path.name for path in (models / "colours" / "1").iterdir()}
+
+
+def publish_by_command(model, models, *more):
+    command = [sys.executable, "-c", "from trainer.cli import main; raise SystemExit(main())"]
+    command += ["publish", str(model), str(models), *more]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_cheaper_file_is_not_published_alone(plain, tmp_path):
+    """No server serves int8 as a version's model.onnx: exit 2, with the file to name, and nothing is written."""
+    exported(plain)
+    copy = tmp_path / "any.onnx"
+    copy.write_bytes((plain / "model.int8.onnx").read_bytes())
+    for path in (plain / "model.int8.onnx", copy):
+        done = publish_by_command(path, tmp_path / "models")
+        assert done.returncode == 2
+        assert f"{path} is an int8 file" in done.stderr
+        assert "name the run folder, or its model.onnx" in done.stderr
+    assert not (tmp_path / "models").exists()
+    assert publish_by_command(plain / "model.onnx", tmp_path / "models").returncode == 0
+
+
+def renamed(run, folder, model_id):
+    """A copy of the run whose file has that id."""
+    shutil.copytree(run, folder)
+    model = onnx.load(folder / "model.onnx")
+    metadata = model_file.from_properties({prop.key: prop.value for prop in model.metadata_props})
+    metadata.model_id = model_id
+    helper.set_model_props(model, model_file.to_properties(metadata))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return folder
+
+
+@pytest.mark.parametrize("model_id", ["../escaped", "a/b", "..", "Deer", ""])
+def test_an_id_in_a_file_is_no_path(plain, tmp_path, model_id):
+    """A file may name anything: what can't be a model's folder is refused, at once, and --model-id helps."""
+    run, models = renamed(plain, tmp_path / "run", model_id), tmp_path / "models"
+    models.mkdir()
+    with pytest.raises(UsageError, match=r"--model-id"):
+        export(
+            ExportConfig(run=run, precision="int8", publish=models),
+            SimpleNamespace(say=pytest.fail, progress=pytest.fail),
+        )
+    for way in (publish, publish_beside):
+        with pytest.raises(UsageError, match="must have 1 to 63 lower-case letters"):
+            way(run / "model.onnx", models, model_id)
+    done = publish_by_command(run / "model.onnx", models)
+    assert (done.returncode, done.stderr.count("--model-id")) == (2, 1), done.stderr
+    assert {path.name for path in (*tmp_path.iterdir(), *models.iterdir())} == {"models", "run"}
+    assert publish_by_command(run / "model.onnx", models, "--model-id", "deer").returncode == 0
 
 
 def test_it_needs_no_torch_and_ctrl_c_leaves_the_fp32_file(fragile):

@@ -124,3 +124,27 @@ def test_without_folds_there_are_no_held_out_answers():
     """A class with one group leaves nothing to hold out."""
     inputs, targets = some_features(12, features=8, labels=2)
     assert fit(inputs, targets, np.where(targets == 0, 0, np.arange(12))).held_out is None
+
+
+def test_a_fold_that_would_leave_one_class_is_no_choice():
+    """All groups of a class fall into one fold: a fixed strength, and no error of scikit-learn's."""
+    targets = np.array([1] * 100 + [0] * 51 + [1] * 40)
+    groups = np.array([0] * 100 + [1] * 50 + [2] * 41)
+    inputs = np.random.default_rng(0).normal(size=(191, 8)).astype(np.float32)
+    head = fit(inputs, targets, groups)
+    assert head.losses == {}
+    assert head.held_out is None
+    assert np.isfinite(head.weight).all()
+
+
+@pytest.mark.parametrize("balance", ["none", "sampler", "loss"])
+def test_a_fold_without_one_of_three_classes_is_a_choice(balance):
+    """Heads of such a fold know two classes; photos of the third count as wrong, and a strength is chosen."""
+    targets = np.array([1] * 100 + [0] * 51 + [1] * 40 + [2] * 60)
+    groups = np.array([0] * 100 + [1] * 50 + [2] * 41 + list(range(3, 63)))
+    inputs = np.random.default_rng(0).normal(size=(251, 8)).astype(np.float32)
+    pairs = probe._folds(targets, groups, np.arange(251), seed=0)
+    assert 2 in {len(np.unique(targets[train])) for train, _ in pairs}
+    head = fit(inputs, targets, groups, balance=balance)
+    assert len(head.losses) == len(probe.STRENGTHS)
+    assert np.isfinite(list(head.losses.values())).all()

@@ -16,7 +16,7 @@ from scipy import stats
 from trainer import comparison, promotion
 from trainer.progress import silent_report
 from trainer.promotion import Verdict, judged, newest_version, published
-from trainer.publish import publish
+from trainer.publish import publish, publish_beside
 from trainer.run_folder import RunFolder
 from trapline import model_file, preprocessing
 from trapline.v1.metadata_pb2 import Label, ModelMetadata
@@ -298,8 +298,11 @@ def test_a_resumed_run_publishes_once(tmp_path, run, version):
     first = published(folder, models, "night", judge)
     assert first[1].name == "2"
     again = RunFolder(path=run, state=json.loads((run / "state.json").read_text()))
+    exported_again = network(run / "model.onnx", above=118).read_bytes()  # with its time, at least, it is another file
     assert published(again, models, "night", judge) == first
     assert len(asked) == 1
+    assert (run / "model.onnx").read_bytes() == (first[1] / "model.onnx").read_bytes() != exported_again
+    assert publish_beside(run / "model.onnx", models, "night") == first[1]
     shutil.rmtree(first[1])
     half = models / "night" / ".publishing-x"
     half.mkdir()

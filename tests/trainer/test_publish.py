@@ -1,3 +1,6 @@
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -77,7 +80,7 @@ def test_killed_at_any_step_no_half_version_is_seen(tmp_path, model):
     """Kill -9 before each system call of publishing: a numbered folder holds all files whole or is not there."""
     model.with_name("model.int8.onnx").write_bytes(b"int8")
     killed = 0
-    for at in range(16):
+    for at in range(24):
         done = subprocess.run(
             [sys.executable, "-c", KILLED, model, tmp_path / "models", str(at)], check=False, capture_output=True
         )
@@ -86,6 +89,42 @@ def test_killed_at_any_step_no_half_version_is_seen(tmp_path, model):
             assert (version / "model.onnx").read_bytes() == model.read_bytes()
             assert (version / "model.int8.onnx").read_bytes() == b"int8"
     assert killed >= 4
+    # The last ones were through, and took away what the killed ones had left.
+    assert done.returncode == 0
+    assert not list((tmp_path / "models").glob("deer/.*"))
+
+
+def test_only_folders_that_nobody_works_on_are_taken_away(tmp_path, model):
+    """A publisher that lives keeps its folder, another's that was killed goes, and what is not of this kind stays."""
+    home = tmp_path / "models" / "deer"
+    for name in (".publishing-alive", ".publishing-dead", ".other"):
+        (home / name).mkdir(parents=True)
+        (home / name / "model.onnx").write_bytes(b"half")
+    (home / ".publishing-file").write_text("no folder")
+    (home / ".publishing-link").symlink_to(home / ".other")
+    descriptor = os.open(home / ".publishing-alive", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert publish(model, tmp_path / "models", "deer").name == "1"
+    finally:
+        os.close(descriptor)
+    kept = {".other", ".publishing-alive", ".publishing-file", ".publishing-link", "1"}
+    assert {entry.name for entry in home.iterdir()} == kept
+    assert (home / ".other" / "model.onnx").exists()
+    publish(model, tmp_path / "models", "deer")
+    assert {entry.name for entry in home.iterdir()} == kept - {".publishing-alive"} | {"2"}
+
+
+def test_without_locks_on_folders_it_publishes_and_takes_nothing_away(tmp_path, model, monkeypatch):
+    """As on network file systems: nobody can say which folders are left behind."""
+
+    def refuse(_descriptor, _operation):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "models" / "deer" / ".publishing-1").mkdir(parents=True)
+    assert publish(model, tmp_path / "models", "deer").name == "1"
+    assert (tmp_path / "models" / "deer" / ".publishing-1").is_dir()
 
 
 def test_a_repository_that_cannot_be_written_is_named(tmp_path, model):

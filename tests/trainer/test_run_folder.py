@@ -4,6 +4,7 @@ import pytest
 
 from trainer.errors import TrainerError, UsageError
 from trainer.run_folder import PLAN_FILE, open_run, write_atomically, write_json
+from trainer.study.work import check_folder as study_folder
 
 
 def test_another_config_is_refused_and_named(tmp_path):
@@ -69,3 +70,21 @@ def test_nan_never_reaches_a_file(tmp_path):
     """JSON has no NaN, and neither have our files."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
+
+
+@pytest.mark.parametrize("state", [{}, {"serial": 7}, {"state": "done"}, {"config": "x"}, {"config": ["x"]}])
+@pytest.mark.parametrize("planned", [True, False])
+def test_another_programs_state_file_is_refused(tmp_path, state, planned):
+    """A folder whose state.json names no options is somebody else's: nothing in it is written over or deleted."""
+    write_json(tmp_path / "state.json", state)
+    (tmp_path / ".draft.tmp").write_text("mine")
+    if planned:
+        write_json(tmp_path / PLAN_FILE, {})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with (
+        pytest.raises(UsageError, match=r"state\.json names no options, so .* is no run folder"),
+        open_run(tmp_path, {}),
+    ):
+        pass
+    study_folder(tmp_path)  # says nothing of a study; opening it says what it is
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from trainer.dataset.cache import PixelCache
 from trainer.dataset.fingerprint import difference, fingerprint
@@ -301,3 +301,23 @@ def test_the_data_set_needs_no_torch():
     """Scanning and splitting import neither torch nor torchvision."""
     code = "import sys, trainer.dataset.split; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path("/")).returncode == 0
+
+
+def test_a_photo_that_memory_was_short_for_is_read_the_next_time(data, cache_folder, monkeypatch):
+    """A codec that had too little memory says nothing of the photo: the cache does not keep it as broken."""
+    write(data, {"fox/large.jpg": photo_bytes(77, size=(300, 200))})
+    load = ImageFile.ImageFile.load
+
+    def short(image):
+        if image.size[0] > 100:
+            raise ImageFile._get_oserror(-9, encoder=False)
+        return load(image)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageFile.ImageFile, "load", short)
+        (row,) = scanned(data, cache_folder).rejected
+    assert (row.path, row.status) == ("fox/large.jpg", "too_large")
+    assert row.reason == "there is not enough memory to decode it"
+    again = scanned(data, cache_folder)
+    assert again.rejected == ()
+    assert "fox/large.jpg" in {photo.path for photo in again.photos}

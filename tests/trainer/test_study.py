@@ -109,6 +109,31 @@ def test_a_study_leaves_what_it_promises(whole):
     assert json.loads((out / "state.json").read_text())["state"] == "done"
 
 
+def test_a_photo_touched_during_the_scan_is_looked_at_again(whole):
+    """What happens to a photo while the study looks at them is not taken as seen."""
+    home, out, result, _ = whole
+    config, photo = config_of(home, out, "--sizes", "2,all,6"), home / "photos" / "red" / "000.png"
+
+    class Touching(Told):
+        """A report that touches a photo as the scan begins."""
+
+        def progress(self, event):
+            """Touches it, the first time."""
+            if event.phase == "scan" and not self.phases:
+                os.utime(photo, (10**9, 10**9))
+            super().progress(event)
+
+    os.utime(photo, (10**9 + 1, 10**9 + 1))
+    assert run_study(config, Touching()) == result
+    with open_run(out, config.identity()) as folder:
+        assert finished_study(config, folder) is None
+    told = Told()
+    assert run_study(config, told) == result
+    assert "scan" in dict(told.phases)
+    with open_run(out, config.identity()) as folder:
+        assert finished_study(config, folder) == result
+
+
 def test_features_are_computed_once_for_all_points(whole):
     """Nine heads, and the training and the test part went through the backbone once."""
     _, _, _, told = whole

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from trainer import backbone
+from trainer.recipe import trial
 from trainer.recipe.part import Part
 from trainer.recipe.plan import Plan
 from trainer.recipe.trial import images_at_once, measure
@@ -75,6 +76,20 @@ def test_a_step_costs_more_than_a_look():
     """A step is forward, backward and the optimiser: more than a forward pass alone."""
     seen = tried(build(96), side_px=96)
     assert seen.step_seconds > seen.forward_seconds
+
+
+def test_a_step_is_tried_with_as_many_images_as_it_will_have(monkeypatch):
+    """Of 24 images a batch of 13 makes one step of all of them: for that many its seconds are told."""
+    asked = []
+    real = trial._seconds
+
+    def seconds(work, batch_size, most, device):
+        asked.append((batch_size, most))
+        return real(work, batch_size, most, device)
+
+    monkeypatch.setattr(trial, "_seconds", seconds)
+    tried(build(), plan=replace(PLAN, batch_size=13))
+    assert asked == [(13, 13), (24, 24)]
 
 
 def test_images_at_once_are_those_of_the_largest_part():

@@ -19,7 +19,7 @@ from ..config import ExportConfig
 from ..errors import PrecisionError, UsageError
 from ..evaluate.model import ExportedModel, load
 from ..progress import Progress, Report
-from ..publish import publish_beside
+from ..publish import chosen_id, publish_beside
 from ..run_folder import RunFolder, open_finished, write_atomically, write_json, write_text
 from .fp16 import to_fp16
 from .gate import Gate, judge
@@ -50,11 +50,13 @@ def export(config: ExportConfig, report: Report) -> str:
     """Makes, checks and keeps what `config` asks for; gives the result as sentences.
 
     Raises:
-        UsageError: The run is not done, or its photos are not where they were.
+        UsageError: The run is not done, its photos are not where they were, or its file can't be published as it says.
         PrecisionError: No file passed; nothing was kept, and the sentence says what would have been lost.
     """
     with open_finished(config.run) as folder:
         model = load(folder.path / MODEL_FILE, threads=thread_count("auto"))
+        # Before minutes of work.
+        model_id = chosen_id(folder.path / MODEL_FILE, model.metadata, config.model_id) if config.publish else ""
         data, cache_dir = _places(config, folder)
         wanted = _AUTO if config.precision == "auto" else (config.precision,)
         with run_photos(
@@ -69,7 +71,6 @@ def export(config: ExportConfig, report: Report) -> str:
         if not any(gate.passed for gate in gates.values()):
             raise PrecisionError("\n".join(sentences))
         if config.publish is not None:
-            model_id = config.model_id or model.metadata.model_id
             version = publish_beside(folder.path / MODEL_FILE, config.publish, model_id)
             sentences.append(f"published with {model_id} version {version.name}: {version}")
     return "\n".join(sentences)

@@ -169,7 +169,8 @@ class _Loop:
                 written = time.monotonic()
         rate = steps.rate(epoch, steps.count - 1)
         with steps.averaged_weights():
-            seen, lowest = self._seen(), position.lowest
+            # What the epoch's last step broke shows here alone.
+            seen, lowest = self._seen_as_numbers(), position.lowest
             self._validation_figures = self._figures(epoch, seen)
             if lowest is None or seen["losses"].mean() < lowest.mean():
                 lowest = seen["losses"]
@@ -205,10 +206,14 @@ class _Loop:
 
     def give_up(self, epoch: int, error: NotFinite) -> None:
         """Ends the stage with the best weights so far, where anything had been learned."""
-        names = ", ".join(self._train.names[position] for position in error.positions[:4])
+        part = self._validation if error.in_validation else self._train
+        names = ", ".join(part.names[position] for position in error.positions[:4])
         more = f" and {len(error.positions) - 4} more" if len(error.positions) > 4 else ""
+        what, where = (
+            ("validation", "after the last step, of") if error.in_validation else ("training", "in the batch of")
+        )
         sentence = (
-            f"the training loss stopped being a number in epoch {epoch}, in the batch of {names}{more}; "
+            f"the {what} loss stopped being a number in epoch {epoch}, {where} {names}{more}; "
             f"try a lower --learning-rate than {self._plan.learning_rate:g}"
         )
         kept = best_epoch(self.position.history).epoch
@@ -227,6 +232,14 @@ class _Loop:
             counts = np.bincount(part.targets)
             weights = len(part.targets) / (np.count_nonzero(counts) * counts[part.targets])
         return {"losses": losses(rows, part.targets) * weights, "right": right * weights}
+
+    def _seen_as_numbers(self) -> Seen:
+        """What `_seen` gives, or NotFinite with the images whose loss is no number."""
+        seen = self._seen()
+        broken = np.flatnonzero(~np.isfinite(seen["losses"]))
+        if len(broken):
+            raise NotFinite(broken.tolist(), in_validation=True)
+        return seen
 
     def _figures(self, epoch: int, seen: Seen) -> Validation:
         """What is told of the validation images as they were last asked; `balance` weighs in the loss alone."""

@@ -12,7 +12,7 @@ class Plan:
 
     Attributes:
         epochs: Most epochs.
-        batch_size: Images in a step, over all processes.
+        batch_size: Images in a step, over all processes, at least: what is left of an epoch is spread over its steps.
         learning_rate: Peak rate of the last layers.
         patience: Epochs without a better one, after the rate's peak, before it stops.
         seed: Seed of every random choice.

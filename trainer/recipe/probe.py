@@ -211,7 +211,10 @@ def choose_strength(
 def _folds(
     targets: NDArray[np.int64], groups: NDArray[np.int64], asked: NDArray[np.int64], *, seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """What to fit on and what to hold out, as indices into `asked`, for each fold; none where a class has one group."""
+    """What to fit on and what to hold out, as indices into `asked`, for each fold.
+
+    None where a class has one group, or where a fold would leave a single class to fit on.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     smallest = min(len(set(groups[targets == label].tolist())) for label in np.unique(targets))
@@ -221,7 +224,8 @@ def _folds(
     with warnings.catch_warnings():
         # Groups may make a class rarer in one fold than asked for; the loss counts such a fold all the same.
         warnings.simplefilter("ignore", UserWarning)
-        return list(folds.split(asked, targets[asked], groups[asked]))
+        pairs = list(folds.split(asked, targets[asked], groups[asked]))
+    return pairs if all(len(np.unique(targets[asked[train]])) > 1 for train, _ in pairs) else []
 
 
 def _weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -14,6 +14,11 @@ def steps_in_epoch(image_count: int, batch_size: int) -> int:
     return max(1, image_count // batch_size)
 
 
+def largest_step(image_count: int, batch_size: int) -> int:
+    """Images of the largest step: from `batch_size` to nearly twice as many, or all there are where they are fewer."""
+    return -(-image_count // steps_in_epoch(image_count, batch_size))
+
+
 def multiple(schedule: Literal["one_cycle", "constant"], step: int, step_count: int) -> float:
     """The multiple of the peak rate at `step` (from 0) of `step_count`."""
     return one_cycle(step, step_count) if schedule == "one_cycle" else 1.0

@@ -20,7 +20,7 @@ from ..world import World
 from . import augment, mixing, out_of_memory
 from .part import Part
 from .plan import Plan
-from .schedule import multiple, steps_in_epoch
+from .schedule import largest_step, multiple, steps_in_epoch
 
 #: Images of a batch that go through the network at once, on a CPU: half of 16 takes 12 % longer and half the memory.
 _PIECE = 8
@@ -29,11 +29,16 @@ _FIXED = (nn.modules.batchnorm._BatchNorm, nn.Dropout)
 
 
 class NotFinite(Exception):
-    """A loss that is no number any more; carries the positions of the batch's images within the training part."""
+    """A loss that is no number any more.
 
-    def __init__(self, positions: list[int]) -> None:
+    Attributes:
+        positions: Of the images that it was of, within their part.
+        in_validation: Whether they are validation images, asked after a step; else a training step's.
+    """
+
+    def __init__(self, positions: list[int], *, in_validation: bool = False) -> None:
         super().__init__(positions)
-        self.positions = positions
+        self.positions, self.in_validation = positions, in_validation
 
 
 class Steps:
@@ -55,6 +60,7 @@ class Steps:
         if world.size > 1:
             self._trained = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
         self.count = steps_in_epoch(len(train.targets), plan.batch_size)
+        self._largest = largest_step(len(train.targets), plan.batch_size)
         self._whole = not backbone.pretrained or device.type == "cuda"
         self.optimizer = _optimizer(backbone, plan)
         self._state = network.state_dict()
@@ -94,9 +100,9 @@ class Steps:
         # Evenly cut, so that no step has one image left over, which BatchNorm could not take.
         begin, end = (len(order) * (step + bound) // self.count for bound in (0, 1))
         self._set_rate(self.rate(epoch, step) if rate is None else rate)
-        size = self._plan.batch_size
-        most = size if self._whole else min(size, _PIECE * self._world.size)
-        with out_of_memory.told(size, self._device, at_once=most):
+        size, largest = self._plan.batch_size, self._largest
+        most = min(size, largest) if self._whole else min(size, largest, _PIECE * self._world.size)
+        with out_of_memory.told(size, self._device, at_once=most, step=largest):
             return self._take(order[begin:end], self._chance(epoch, step + 1))
 
     def train_mode(self) -> None:

@@ -14,6 +14,7 @@ from ..world import World
 from . import probe
 from .part import Part, predict
 from .plan import Plan
+from .schedule import largest_step
 from .steps import Steps, pieces
 
 _SECONDS_AT_ONCE, _LONGEST_SECONDS = 0.25, 2.5
@@ -53,8 +54,8 @@ def measure(backbone: Backbone, train: Part, *, plan: Plan, device: torch.device
         steps: Whether there will be training steps.
     """
     own = replace(backbone, network=copy.deepcopy(backbone.network))
-    most = min(plan.batch_size, len(train.targets))
-    few = replace(train, targets=train.targets[:most], names=train.names[:most])
+    most, of_step = min(plan.batch_size, len(train.targets)), largest_step(len(train.targets), plan.batch_size)
+    few = replace(train, targets=train.targets[:of_step], names=train.names[:of_step])
 
     def features(count: int) -> None:
         probe.features(
@@ -84,12 +85,12 @@ def measure(backbone: Backbone, train: Part, *, plan: Plan, device: torch.device
         )
         if not steps:
             return trial
-        alone = Steps(own, few, plan=replace(plan, batch_size=most), device=device, world=World())
-        return _with_steps(trial, own, alone, most=most, plan=plan, device=device)
+        alone = Steps(own, few, plan=replace(plan, batch_size=of_step), device=device, world=World())
+        return _with_steps(trial, own, alone, most=of_step, device=device)
 
 
-def _with_steps(trial: Trial, own: Backbone, steps: Steps, *, most: int, plan: Plan, device: torch.device) -> Trial:
-    """The trial with what a training step costs, each step on the first images of one order."""
+def _with_steps(trial: Trial, own: Backbone, steps: Steps, *, most: int, device: torch.device) -> Trial:
+    """The trial with what a training step of `most` images costs, each step on the first images of one order."""
     order = steps.order(1)
     kept: dict[int, int] = {}
     steps.train_mode()
@@ -101,7 +102,7 @@ def _with_steps(trial: Trial, own: Backbone, steps: Steps, *, most: int, plan: P
         kept[count] = sum(saved.values())
 
     at_once = images_at_once(most, whole=not own.pretrained or device.type == "cuda")
-    seconds = _seconds(step, plan.batch_size, at_once, device)
+    seconds = _seconds(step, most, at_once, device)
     fewest, largest = min(kept), max(kept)
     an_image = kept[fewest] // fewest
     if largest > fewest:

@@ -34,7 +34,9 @@ def check_folder(path: Path) -> None:
     Raises:
         UsageError: `path` is one.
     """
-    if (path / _STATE).is_file() and read_json(path / _STATE).get("config", {}).get("verb") != "study":
+    options = read_json(path / _STATE).get("config") if (path / _STATE).is_file() else {"verb": "study"}
+    # What is no folder of either is told when it is opened.
+    if isinstance(options, dict) and options.get("verb") != "study":
         raise UsageError(f"--out: {path} holds a run and no study; name a new folder")
 
 
@@ -65,8 +67,9 @@ def study(config: StudyConfig, folder: RunFolder, report: Report) -> str:
         # More points, or other times of the files: until it is through it is not done.
         folder.set_state("running")
     with recorded(folder, alone), importing_torch("trainer.study.training") as imported, ExitStack() as caches:
-        divided = scanned(run, folder, caches, threads=threads, report=report, world=alone)
+        # Before the scan: what comes while it goes on has not been seen.
         mark = fingerprint(config.data)
+        divided = scanned(run, folder, caches, threads=threads, report=report, world=alone)
         fits, choices = divided()
         data = fits(run.fit)
         wanted = tasks(config, data, folder.path)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from trapline.v1.metadata_pb2 import Preprocessing
-
 from ...errors import TrainerError
 from .folder import delete, folders, used_bytes
 from .index import Index
@@ -86,11 +84,6 @@ class _Droppable:
     rows: int = 0
     words: str
     drop: Callable[[], None]
-
-
-def needed_bytes(count: int, preprocessing: Preprocessing) -> int:
-    """What `count` photos take in the cache at most: their pixels, and what is written down of each."""
-    return count * (preprocessing.height_px * preprocessing.width_px * 3 + INDEX_BYTES)
 
 
 def make_room(place: Place, *, new: int) -> Room:
