@@ -6,14 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.evaluate.calibrate import (
-    LEAST_CALLED,
     calibration_figures,
-    choose_thresholds,
     expected_calibration_error,
     fit_temperature,
     softmax,
-    threshold_figures,
 )
+from trainer.evaluate.judge import judge
 
 
 def drawn(seed, *, count, temperature, label_count=4):
@@ -91,39 +89,77 @@ def test_groups_widen_the_interval_of_the_error():
     assert grouped[1] - grouped[0] > 1.5 * (single[1] - single[0])
 
 
-def scored(scores, right):
-    """Two classes: images called class 0 with these scores, some of them wrongly."""
-    rows = np.array([[score, 1 - score] for score in scores], np.float32)
-    return rows, np.where(right, 0, 1)
+def test_images_of_one_score_are_in_one_bin():
+    """Where scores tie, the error is the same whichever way the rows are ordered."""
+    confidence = np.repeat([0.6, 0.7, 0.9], [17, 9, 14])
+    right = np.arange(40) % 3 > 0
+    orders = [np.random.default_rng(seed).permutation(40) for seed in range(20)]
+    errors = [expected_calibration_error(confidence[rows], right[rows]) for rows in orders]
+    whole = [confidence == score for score in (0.6, 0.7, 0.9)]
+    expected = sum(abs(confidence[rows].sum() - right[rows].sum()) for rows in whole) / 40
+    assert errors == pytest.approx([expected] * 20)
 
 
-def test_a_threshold_is_the_lowest_score_that_is_right_often_enough():
-    """Of ten by falling score seven are right, then wrong, right, wrong: 7/8 misses 0.88, 8/9 does not."""
-    scores = [0.99, 0.97, 0.95, 0.93, 0.91, 0.89, 0.87, 0.85, 0.83, 0.81]
-    rows, targets = scored(scores, [True] * 7 + [False, True, False])
-    found = choose_thresholds(rows, targets, label_count=2, target_precision=0.88)
-    assert found == [pytest.approx(0.83), None]
-    assert choose_thresholds(rows, targets, label_count=2, target_precision=0.9)[0] == pytest.approx(0.87)
-    assert len(scores) == LEAST_CALLED
-    assert choose_thresholds(rows[:9], targets[:9], label_count=2, target_precision=0.88) == [None, None]
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 300))
+def test_without_ties_bins_have_equal_counts(seed, count):
+    """The error is that of ten bins of equal count by rising score."""
+    random = np.random.default_rng(seed)
+    confidence, right = random.random(count), random.random(count) < 0.7
+    bins = np.array_split(np.argsort(confidence), 10)
+    expected = sum(abs(confidence[rows].sum() - right[rows].sum()) for rows in bins) / count
+    assert expected_calibration_error(confidence, right) == pytest.approx(expected)
 
 
-def test_images_of_one_score_are_called_together():
-    """A tie is kept or left out as a whole: here it holds two wrong ones."""
-    rows, targets = scored([0.9] * 8 + [0.8] * 4, [True] * 8 + [True, True, False, False])
-    assert choose_thresholds(rows, targets, label_count=2, target_precision=0.85)[0] == pytest.approx(0.9)
-    assert choose_thresholds(rows, targets, label_count=2, target_precision=0.8)[0] == pytest.approx(0.8)
+def test_few_groups_have_no_interval_of_the_error():
+    """29 groups of several images: the error and what chance makes of it, no interval, and the reason."""
+    logits, targets = drawn(3, count=29 * 10, temperature=1.0)
+    facts = calibration_figures(softmax(logits), targets, np.repeat(np.arange(29), 10))
+    assert facts["ece"] > 0
+    assert facts["ece_interval"] is None
+    assert "no honest interval: 29 groups" in facts["ece_sentence"]
+    assert calibration_figures(softmax(logits), targets, np.arange(290))["ece_interval"] is not None
 
 
-def test_what_thresholds_leave_to_a_person_is_counted():
-    """Kept and left images of the test part, by class and in all; a class without threshold leaves all of its own."""
-    validation = scored([0.9] * 12, [True] * 12)
-    test = scored([0.95, 0.9, 0.89, 0.2, 0.1], [True, False, True, False, False])
-    thresholds = choose_thresholds(*validation, label_count=2, target_precision=0.9)
-    facts = threshold_figures(thresholds, validation, test, ["fox", "deer"], target_precision=0.9)
-    fox, deer = facts["classes"]["fox"], facts["classes"]["deer"]
-    assert (fox["test_count"], fox["test_precision"], fox["validation_count"]) == (2, 0.5, 12)
-    assert (deer["threshold"], deer["test_count"], deer["test_precision"]) == (None, 0, None)
-    assert facts["left_to_person_share"] == pytest.approx(3 / 5)
-    assert "deer" in facts["sentence"]
-    json.dumps(facts, allow_nan=False)
+def test_bins_of_few_groups_have_no_interval():
+    """Photos in bursts: no bin has an interval, and the reason is told; single ones have Wilson's."""
+    logits, targets = drawn(3, count=300, temperature=1.0)
+    single = calibration_figures(softmax(logits), targets)
+    assert single["reliability_sentence"] is None
+    grouped = calibration_figures(softmax(logits), targets, np.arange(300) % 20)
+    assert {(row["low"], row["high"]) for row in grouped["reliability"]} == {(None, None)}
+    assert "no honest interval: fewer than 30 groups" in grouped["reliability_sentence"]
+
+
+def blamed_share(*, count, burst, off, monkeypatch):
+    """How often calibration is blamed, of 60 sets three in four of which are right; outcomes follow logits / off."""
+    monkeypatch.setattr("trainer.evaluate.calibrate._DRAWS", 2)  # the rule needs no interval
+    random, blamed = np.random.default_rng(11), 0
+    groups = np.repeat(np.arange(count // burst), burst)
+    for _ in range(60):
+        logits = random.normal(0, 2.5, (count // burst, 4))[groups] + random.normal(0, 0.5, (count, 4))
+        chances = softmax(logits / off).astype(np.float64)
+        right = random.random(count // burst)[groups] < chances.max(axis=1)
+        best = logits.argmax(axis=1)
+        facts = calibration_figures(softmax(logits), np.where(right, best, (best + 1) % 4), groups)
+        test = facts | {"image_count": count, "accuracy": right.mean(), "accuracy_interval": None, "classes": {}}
+        found = judge({"labels": [], "test": test, "split": {}}, duplicates=(), suspects=())
+        blamed += "calibration" in {finding.code for finding in found}
+    return blamed / 60
+
+
+SETS = [(200, 1), (500, 1), (300, 5), (500, 10)]
+
+
+@pytest.mark.parametrize(("count", "burst"), SETS)
+def test_perfect_scores_are_not_blamed(count, burst, monkeypatch):
+    """Outcomes drawn from the scores themselves, of photos or of bursts: blamed in a tenth of the sets at most."""
+    assert blamed_share(count=count, burst=burst, off=1.0, monkeypatch=monkeypatch) <= 0.1
+
+
+@pytest.mark.parametrize("off", [0.5, 2.0])
+@pytest.mark.parametrize(("count", "burst"), SETS)
+def test_a_temperature_that_is_off_by_two_is_blamed(count, burst, off, monkeypatch):
+    """Found in three quarters of the sets of single photos, and in most of those in bursts."""
+    least = 0.75 if burst == 1 else 0.55
+    assert blamed_share(count=count, burst=burst, off=off, monkeypatch=monkeypatch) >= least

@@ -112,6 +112,39 @@ def test_photos_of_one_burst_count_once(tmp_path):
     assert pair.better is None
 
 
+def test_photos_of_one_site_name_no_winner(tmp_path):
+    """Right on all 100 photos of one site against 50: no interval, nobody is better, and the reason is told."""
+    runs = [
+        write_run(tmp_path / name, [True] * count + [False] * (100 - count), groups=["site"] * 100)
+        for name, count in (("a", 50), ("b", 100))
+    ]
+    got = comparison_of(*runs)
+    assert (got.group_count, got.pairs[0].interval, got.pairs[0].better) == (1, None, None)
+    assert got.pairs[0].p < 0.001
+    assert "-50.0 points (no interval: the photos are one group; " in got.pairs[0].sentence
+
+
+def test_groups_that_are_not_nested_are_joined(tmp_path):
+    """One run groups by pairs, the other by pairs shifted by one from photo 4 on: what either joins is joined."""
+    pairs = [f"pair {number // 2}" for number in range(10)]
+    shifted = [f"one {number}" for number in range(4)] + [f"shifted {(number + 1) // 2}" for number in range(4, 10)]
+    runs = [write_run(tmp_path / name, [True] * 10, groups=groups) for name, groups in (("a", pairs), ("b", shifted))]
+    got = comparison_of(*runs)
+    # Of 0 1 | 2 3 | 4 5 | 6 7 | 8 9 and 4 | 5 6 | 7 8 | 9 the last six hang together.
+    assert got.group_count == 3
+
+
+def test_few_groups_are_told_in_the_table(tmp_path):
+    """29 groups of photos are called few beside the runs' intervals, 30 are not."""
+    for count, few in ((29, True), (30, False)):
+        groups = [str(number % count) for number in range(60)]
+        runs = [write_run(tmp_path / f"{name}{count}", [True] * 60, groups=groups) for name in "ab"]
+        (line,) = [line for line in table(comparison_of(*runs)).splitlines() if "test photos in" in line]
+        assert line.endswith(
+            f"{count} groups that all runs share" + "; 29 groups of photos are few for an interval" * few
+        )
+
+
 def test_more_than_two_runs_are_corrected_for(tmp_path):
     """Three runs make three pairs, and each p is Holm's of the three."""
     chance = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """The report of a run as one file: what is on it, what is never on it, and what it says of what is missing."""
 
+import csv
 import json
 import re
 import subprocess
@@ -89,7 +90,9 @@ def test_every_figure_is_on_the_page(run, page):
         "divided by camera and time: 260 groups of 780 photos",
         "The weakest class is fox; it is taken for deer.",
         "▲ Serious",
-        "Groups by folder were dropped.",
+        "Groups by folder were dropped, because one group holds 90 of the 200 photos of deer.",
+        "2 groups (9 photos) lie in more than one of the given parts",
+        "One group (of line 2 of split.csv) holds 200 of the 260 test photos (77%); the group of line 2 is one place.",
         "temperature of 1.310",
         "8.3% of test photos are left to a person where a precision of 95% is asked for",
         "with a threshold of 0.420",
@@ -160,9 +163,12 @@ def test_labels_and_names_are_text_and_nothing_else(draw_run, tmp_path):
 
 def test_nothing_of_a_cameras_data_is_on_the_page(page, run):
     """No camera, no time, no group, no place of the machine; no thumbnail and no sheet has metadata."""
-    assert "Woodline" in (run / "scan.csv").read_text()
-    for text in ("Woodline", "d3a27644", "2024:05:12", "/secret", "outside"):
-        assert text not in page.source, text
+    for name in ("scan.csv", "split.csv", "metrics.json"):
+        assert "Woodline" in (run / name).read_text(), name
+    assert "/secret" in (run / "state.json").read_text()
+    for source in (page.source, page_of(run, images=False).source):
+        for text in ("Woodline", "d3a27644", "2024:05:12", "/secret", "outside"):
+            assert text not in source, text
     import base64
 
     found = [one for piece in page.pieces() for one in piece]
@@ -175,6 +181,31 @@ def test_nothing_of_a_cameras_data_is_on_the_page(page, run):
         assert b"Exif" not in data
 
 
+def test_what_stopped_a_run_names_no_folder_of_the_machine(draw_run, tmp_path):
+    """Of the run's and the data's paths what lies in them is told, of others the last name."""
+    run = draw_run(tmp_path / "run", count=20)
+    (run / "metrics.json").unlink()
+    state = json.loads((run / "state.json").read_text())
+    error = f"cannot write {run}/checkpoint/a.bin beside /secret/place/hills/deer/x.jpg (in {run}); see /opt/b/log.txt"
+    (run / "state.json").write_text(json.dumps(state | {"state": "failed", "error": error}))
+    page = page_of(run)
+    assert "cannot write checkpoint/a.bin beside deer/x.jpg (in the run folder); see log.txt" in page.text
+    for text in (str(tmp_path), "/secret", "/opt/b"):
+        assert text not in page.source
+
+
+@pytest.mark.parametrize("group", ["north (1)/", "a.b", "7", "deer"])
+def test_a_group_is_not_told_and_what_reads_like_one_is(draw_run, tmp_path, group):
+    """Whatever it is called, its name goes from sentences on groups; figures and classes of the same letters stay."""
+    run = draw_run(tmp_path / "run", count=20)
+    (run / "split.csv").write_text((run / "split.csv").read_text().replace("Woodline Scout 5 #d3a27644/7", group))
+    metrics = json.loads((run / "metrics.json").read_text())
+    said = f"one group, {group}, holds 7 of the 20 test photos of deer"
+    metrics["judgement"] = [{"code": "single_group", "severity": "serious", "sentence": said}]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "One group (of line 2 of split.csv) holds 7 of the 20 test photos of deer." in page_of(run).text
+
+
 def test_without_images_no_photo_and_no_name(run):
     """`--no-images`: no thumbnail, no sheet, no file name anywhere, not in sentences either, but lines of split.csv."""
     page = page_of(run, images=False)
@@ -185,6 +216,43 @@ def test_without_images_no_photo_and_no_name(run):
     assert re.search(r"Look at line \d+ first", page.text)
     assert "(--no-images)" in page.text
     assert "hills" not in page.source
+
+
+def test_pairs_in_two_parts_are_told_by_what_they_do(run, page):
+    """What is trained on and tested on, what validation has too, and a fixed camera's views are three lists."""
+    names = {
+        row["path"]: row["other_path"] for row in csv.DictReader((run / "duplicates.csv").read_text().splitlines())
+    }
+    titles = ("Photos that lie in two parts", "Photos of the test part that validation has too", "Similar views in two")
+    starts = [page.text.index(title) for title in titles]
+    lists = [page.text[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+    assert [sum(f"{first} (" in text for first in names) for text in lists] == [2, 1, 1]
+    assert ["is also measured on" in text for text in lists] == [True, False, False]
+
+
+def test_why_there_is_no_interval_is_told(draw_run, tmp_path):
+    """Bins and classes without an honest interval have a dash, and the reason stands below."""
+    run = draw_run(tmp_path / "run", count=20)
+    metrics = json.loads((run / "metrics.json").read_text())
+    for row in metrics["test"]["reliability"]:
+        row["low"] = row["high"] = None
+    metrics["test"]["reliability_sentence"] = "where a bin has none: few groups"
+    metrics["thresholds"]["interval_sentence"] = "where a class has none: few groups"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = page_of(run)
+    assert "Where a bin has none: few groups." in page.text
+    assert "Where a class has none: few groups." in page.text
+    assert "share right, with its 95 % interval" not in page.text
+
+
+def test_how_many_photos_were_asked_is_told(draw_run, tmp_path):
+    """Where no label is in doubt the page still says of how many photos that is known, and why of no more."""
+    run = draw_run(tmp_path / "run", count=20)
+    lines = (run / "suspects.csv").read_text().splitlines(keepends=True)
+    (run / "suspects.csv").write_text(lines[0])
+    text = page_of(run).text
+    assert "No label is in doubt" in text
+    assert "40 of 60 photos were asked. The network answered validation and test photos, training photos are" in text
 
 
 def test_a_class_without_test_photos_is_marked(draw_run, tmp_path):
@@ -245,7 +313,7 @@ def test_a_run_of_before_gives_a_report(draw_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("state", "said"), [("interrupted", "was interrupted"), ("failed", "failed"), ("running", "not ended")]
+    ("state", "said"), [("interrupted", "was interrupted"), ("failed", "failed"), ("running", "had not ended")]
 )
 def test_a_run_that_has_not_ended_gives_a_report_of_what_there_is(draw_run, tmp_path, state, said):
     """Photos by class and part, the epochs of the checkpoint, why it stopped; and what is missing."""
@@ -271,7 +339,7 @@ def test_a_run_that_has_not_ended_gives_a_report_of_what_there_is(draw_run, tmp_
     after = before | {"state": state, "error": error if state == "failed" else None}
     (run / "state.json").write_text(json.dumps(after))
     page = page_of(run)
-    assert f"There is no test figure yet: this run {said}" in page.text or said in page.text
+    assert f"There is no test figure yet: this run {said}" in page.text
     assert "Epoch 4 is the last one that its checkpoint has." in page.text
     assert (error in page.text) == (state == "failed")
     assert error not in page_of(run, images=False).text

@@ -26,6 +26,8 @@ def metrics(**changes):
             "confusion": [[1000, 0, 0], [0, 1000, 0], [0, 0, 1000]],
             "ece": 0.02,
             "ece_interval": [0.01, 0.03],
+            "ece_by_chance": 0.015,
+            "ece_by_chance_high": 0.025,
         },
         "split": {
             "image_counts": {"train": 9000, "val": 3000, "test": 3000},
@@ -97,12 +99,13 @@ def test_the_weakest_class(recall, count, severity):
 
 
 def test_the_weakest_class_is_told_with_its_interval():
-    """The given interval is used, and Wilson's where none is given."""
+    """The given interval is used; where none is honest none is told, and the reason is."""
     assert "fox: 80% of its 100 test photos are found (95 % interval 60% to 90%)" in sentence(
         fox(0.8, 100, recall_interval=[0.6, 0.9]), "weakest_class"
     )
     text = sentence(fox(0.8, 100), "weakest_class")
-    assert "(95 % interval 71% to 87%), and it is most often taken for hog (20 times)" in text
+    assert "(no honest interval: fewer than 30 groups, and photos of a group are right or wrong together), and " in text
+    assert "it is most often taken for hog (20 times)" in text
 
 
 def with_history(last_rise, error, *, head=True, epoch=2):
@@ -160,6 +163,18 @@ def test_too_few_images(interval, severity):
         assert "(400 test photos, about 16,000 photos of it in all at this split)" in text
 
 
+@pytest.mark.parametrize(("count", "severity"), [(1000, None), (20, "advice"), (4, "serious")])
+def test_too_few_images_where_no_interval_is_honest(count, severity):
+    """Photos of few groups tell less than single ones, so Wilson's width is the least; it is not called theirs."""
+    figures = fox(0.75, count)
+    assert found(figures).get("too_few_images") == severity
+    if severity:
+        (finding,) = (one for one in judge(figures, duplicates=(), suspects=()) if one.code == "too_few_images")
+        assert finding.facts["recall_interval"] is None
+        assert "of single photos would have this interval, so it is at least so wide; no honest" in finding.sentence
+        assert "Four times as many, of other sites or visits, (" in finding.sentence
+
+
 @pytest.mark.parametrize(("count", "said"), [(29, "advice"), (30, None)])
 def test_a_test_part_with_fewer_than_thirty_of_a_class(count, said):
     """At 30 nothing is said; below, the classes are named with their counts."""
@@ -196,12 +211,20 @@ def test_imbalance(smallest, balance, severity):
 
 
 @pytest.mark.parametrize(
-    ("interval", "severity"),
-    [(None, None), ([0.05, 0.1], None), ([0.051, 0.1], "advice"), ([0.15, 0.2], "advice"), ([0.151, 0.2], "serious")],
+    ("error", "high", "severity"),
+    [
+        (0.08, 0.06, None),
+        (0.081, 0.06, "advice"),
+        (0.081, 0.082, None),
+        (0.19, 0.06, "advice"),
+        (0.191, 0.06, "serious"),
+        (0.191, None, None),
+    ],
 )
-def test_calibration_is_blamed_only_beyond_its_interval(interval, severity):
-    """The interval's lower end decides; without an interval (too few photos) nothing is said."""
-    assert found(metrics(test={"ece": 0.18, "ece_interval": interval})).get("calibration") == severity
+def test_calibration_is_blamed_only_beyond_chance(error, high, severity):
+    """What perfect scores would seem off by is taken off, and what they may have by chance is no blame."""
+    test = {"ece": error, "ece_by_chance": 0.04, "ece_by_chance_high": high}
+    assert found(metrics(test=test)).get("calibration") == severity
 
 
 @pytest.mark.parametrize(("count", "severity"), [(1000, None), (1001, "advice"), (1500, "advice"), (1501, "serious")])
@@ -218,7 +241,7 @@ def test_unknowns_that_are_not_noticed(value, severity):
     assert found(metrics(unknowns=unknowns)).get("unknowns") == severity
 
 
-def duplicate(number, part="test", *, same_group=True):
+def duplicate(number, part="test", *, same_group=True, between_given=False):
     return Duplicate(
         path=f"{part}/deer/{number}.jpg",
         part=part,
@@ -226,6 +249,7 @@ def duplicate(number, part="test", *, same_group=True):
         other_part="train",
         distance=1,
         same_group=same_group,
+        given=between_given,
     )
 
 
@@ -240,12 +264,16 @@ def test_duplicates_across_parts(count, severity):
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
-    [("exif", {"similar_views": "advice"}), ("none", {"duplicates": "serious"}), ("given", {"duplicates": "serious"})],
+    ("rule", "between_given", "expected"),
+    [
+        ("exif", False, {"similar_views": "advice"}),
+        ("exif", True, {"duplicates": "serious"}),
+        ("none", False, {"duplicates": "serious"}),
+    ],
 )
-def test_views_that_were_grouped_apart_are_no_leak(rule, expected):
+def test_views_that_were_grouped_apart_are_no_leak(rule, between_given, expected):
     """A fixed camera's other visits are advice, however many; across given parts, and without groups, a repeat."""
-    pairs = [duplicate(number, same_group=False) for number in range(400)]
+    pairs = [duplicate(number, same_group=False, between_given=between_given) for number in range(400)]
     assert found(metrics(split={"rule": rule}), duplicates=pairs) == expected
 
 
@@ -267,7 +295,7 @@ def test_figures_that_are_missing_are_passed_over():
     figures = metrics()
     for name in ("unknowns", "suspects", "history", "balance"):
         del figures[name]
-    for name in ("ece", "ece_interval"):
+    for name in ("ece", "ece_interval", "ece_by_chance", "ece_by_chance_high"):
         del figures["test"][name]
     for name in ("class_counts", "largest_test_group"):
         del figures["split"][name]

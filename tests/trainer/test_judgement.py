@@ -29,14 +29,18 @@ def draw(path, colour, seed):
 @pytest.fixture(name="run", scope="module")
 def _run(forked, tmp_path_factory):
     """A finished run on given parts with copies of training photos in test/ and three wrong labels; and its output."""
-    home = tmp_path_factory.mktemp("judged")
+    return judged(forked, tmp_path_factory.mktemp("judged"), {"train": 30, "val": 8, "test": 8}, wrong=WRONG)
+
+
+def judged(forked, home, counts, *, wrong=()):
+    """The same of so many photos of each class in each given part."""
     photos, number = home / "photos", 0
-    for part, count in (("train", 30), ("val", 8), ("test", 8)):
+    for part, count in counts.items():
         for colour, label in enumerate(("red", "green")):
             for _ in range(count):
                 number += 1
                 draw(photos / part / label / f"{number:03}.png", colour, number)
-    for place, path in enumerate(WRONG):
+    for place, path in enumerate(wrong):
         draw(photos / path, int("red" in path), 1000 + place)
     for place in range(COPIES):
         with Image.open(photos / "train" / "red" / f"{place + 1:03}.png") as image:
@@ -74,6 +78,19 @@ def test_planted_copies_are_all_listed_and_judged(run):
     judgement = {row["code"]: row for row in json.loads((folder / "metrics.json").read_text())["judgement"]}
     assert judgement["duplicates"]["severity"] == "serious"
     assert judgement["duplicates"]["facts"]["image_count"] >= COPIES
+    assert f"serious: {judgement['duplicates']['sentence']}" in said
+
+
+def test_copies_are_as_serious_where_validation_is_cut_from_train(forked, tmp_path):
+    """Given train/ and test/ alone: each copy is listed, with its original in train or val, and is no similar view."""
+    folder, said = judged(forked, tmp_path, {"train": 38, "test": 8})
+    rows = {(row["path"], row["other_path"]): row for row in rows_of(folder / "duplicates.csv")}
+    for place in range(COPIES):
+        assert rows[f"test/red/copy{place}.jpg", f"train/red/{place + 1:03}.png"]["given"] == "True"
+    judgement = {row["code"]: row for row in json.loads((folder / "metrics.json").read_text())["judgement"]}
+    assert judgement["duplicates"]["severity"] == "serious"
+    assert judgement["duplicates"]["facts"]["image_count"] >= COPIES
+    assert "similar_views" not in judgement
     assert f"serious: {judgement['duplicates']['sentence']}" in said
 
 

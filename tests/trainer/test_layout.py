@@ -50,6 +50,17 @@ def test_a_wrong_shape_is_a_sentence_that_names_the_folders(tmp_path, paths, wor
     assert all(word in str(caught.value) for word in [str(tmp_path), *words])
 
 
+@pytest.mark.parametrize("before", ["", "train/"])
+def test_a_class_that_no_model_file_can_hold_is_refused(tmp_path, before):
+    """A folder's name that is no UTF-8 stops the run before anything is read, in a sentence that can be printed."""
+    touch(tmp_path, f"{before}fox/a.jpg", f"{before}b\udcffd/a.jpg")
+    with pytest.raises(DatasetError) as caught:
+        find_files(tmp_path)
+    str(caught.value).encode()
+    assert "class folder b\\udcffd is no UTF-8" in str(caught.value)
+    assert "rename the folder" in str(caught.value)
+
+
 def test_a_missing_folder_or_a_file_is_a_usage_error(tmp_path):
     """Exit code 2 for a path that is no folder."""
     touch(tmp_path, "file.jpg")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainer.evaluate.paired import difference, estimate, exact_mcnemar, holm, mcnemar
+from trainer.evaluate.paired import difference, estimate, exact_mcnemar, holm, joined, mcnemar
 
 
 def singles(count):
@@ -76,16 +76,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say(group_size, spread, alike
 
 
 def test_a_difference_is_bonett_and_prices():
-    """For single photos the interval is theirs, with Student's t: worked by hand for 5 against 1 of 60."""
+    """Of single photos it is theirs, with Student's t of the real ones: worked by hand for 5 against 1 of 60."""
     first, second = np.zeros(60, bool), np.zeros(60, bool)
     first[:1], second[1:6] = True, True
     first[10:40] = second[10:40] = True
     share = (6 - 2) / 62
     error = math.sqrt((6 + 2) / 62 - share**2) / math.sqrt(61)
     got = difference(first, second, singles(60))
-    half = stats.t.ppf(0.975, 61) * error
+    half = stats.t.ppf(0.975, 59) * error
     assert got.value == pytest.approx(share)
     assert got.interval == pytest.approx((share - half, share + half), abs=1e-9)
+
+
+def test_made_up_photos_are_no_groups_of_their_own():
+    """One site alone says nothing of others, and two sites leave one degree of freedom."""
+    first, second = np.zeros(100, bool), np.ones(100, bool)
+    first[:50] = True
+    assert difference(first, second, np.zeros(100, int)).interval is None
+    assert difference(first, second, np.repeat([3, 5], 50)).degrees == 1
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 5), (3, 9), (12, 12), (0, 0), (7, 17), (24, 0)])
@@ -117,3 +125,18 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.7, 0.9]) == [1.0, 1.0]
     assert holm([0.03]) == [0.03]
+
+
+@pytest.mark.parametrize(
+    ("groupings", "expected"),
+    [
+        ([[0, 0, 1, 2], [0, 1, 1, 2]], [0, 0, 0, 1]),
+        ([[0, 1, 2, 3], [0, 0, 1, 1]], [0, 0, 1, 1]),
+        ([[1, 0, 1, 0]], [0, 1, 0, 1]),
+        ([[0, 1, 1, 2, 2, 3], [0, 0, 1, 1, 2, 2]], [0] * 6),
+    ],
+    ids=["crossed", "nested", "alone", "chain"],
+)
+def test_groups_of_several_groupings_are_joined(groupings, expected):
+    """What any of them puts together is together, and nothing else is."""
+    assert joined([np.array(grouping) for grouping in groupings]).tolist() == expected

@@ -94,10 +94,21 @@ def test_reliability_shows_each_bin_with_its_count(tmp_path, figures):
     ]
     for ece, interval, told in (
         (0.05, [0.02, 0.09], "calibration error 0.050 (0.020 to 0.090)"),
-        (0.05, None, "calibration error 0.050 (too few photos for an interval)"),
+        (0.05, None, "calibration error 0.050 (no honest interval)"),
         (None, None, "calibration error cannot be had"),
     ):
         plots.reliability(bins, tmp_path / "a.png", title="t", ece=ece, interval=interval)
         above, below = figures[-1].axes
         assert texts(below) == ["20", "21"]
         assert above.get_title() == f"t\n{told}"
+
+
+def test_reliability_has_whiskers_where_an_interval_is_honest(tmp_path, figures):
+    """Bins without one are points alone, and without any the legend speaks of none."""
+    without = [{"count": 20, "confidence": 0.6, "accuracy": 0.5, "low": None, "high": None}]
+    bins = [*without, {"count": 21, "confidence": 0.9, "accuracy": 1.0, "low": 0.85, "high": 1.0}]
+    for rows, legend in ((bins, ["test photos", "95 % interval"]), (without, ["test photos"])):
+        plots.reliability(rows, tmp_path / "a.png", title="t", ece=None, interval=None)
+        above = figures[-1].axes[0]
+        assert above.get_legend_handles_labels()[1] == ["scores that can be trusted", *legend]
+        assert above.lines[1].get_xdata().tolist() == [row["confidence"] for row in rows]

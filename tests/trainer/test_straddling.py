@@ -142,6 +142,29 @@ def test_between_given_parts_pixels_decide_where_hashes_are_not_near():
     assert [(one.path, one.other_path, one.distance) for one in found] == [("test/a/2", "train/a/0", 6)]
 
 
+def test_a_copy_of_a_photo_that_was_cut_out_of_train_is_found():
+    """Given train/ and test/, one original goes to val: both copies are found and are between given parts."""
+    pictures = np.stack([np.asarray(scene(seed).resize((64, 64))) for seed in (1, 2, 1, 2)])
+    paths = ("train/a/0", "train/a/1", "test/a/2", "test/a/3")
+    values = (0xFF, 0xFF << 32, 0xFF ^ 0x3F00, 0xFF << 32 ^ 0x3F)
+    photos = [photo(path, value, path.split("/")[0]) for path, value in zip(paths, values, strict=True)]
+    parts = {one.path: one.part for one in photos} | {"train/a/1": "val"}
+    found = straddling(photos, parts, alone(photos), pixels=lambda rows: pictures[list(rows)])
+    assert [(one.path, one.other_path, one.other_part, one.given) for one in found] == [
+        ("test/a/2", "train/a/0", "train", True),
+        ("test/a/3", "train/a/1", "val", True),
+    ]
+
+
+def test_what_was_cut_from_one_folder_is_not_compared_by_pixels():
+    """Where val is cut from train/, hashes far apart are not compared, and near ones are not between given parts."""
+    photos = [photo("train/a/0", 0xFF, "train"), photo("train/a/1", 0xFF ^ 0x3F00, "train")]
+    photos += [photo("train/a/2", 0xFF ^ 0b1, "train")]
+    parts = {"train/a/0": "train", "train/a/1": "val", "train/a/2": "val"}
+    found = straddling(photos, parts, alone(photos), pixels=unseen)
+    assert [(one.path, one.given) for one in found] == [("train/a/2", False)]
+
+
 def bars(*, cut=0.0):
     """A facade: bright windows in rows and columns of an uneven pitch of about 17 px, `cut` of each edge cut off."""
     heights, widths = (np.cumsum(np.random.default_rng(seed).integers(6, 12, 60)) for seed in (7, 8))

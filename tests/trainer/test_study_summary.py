@@ -218,3 +218,10 @@ def test_pictures_and_lines_are_made_of_every_size(tmp_path):
     lines = result(summary, tmp_path).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["10", "40", "all"]
     assert summary["more_images"]["sentence"] in lines
+
+
+def test_few_groups_are_told_in_the_result(tmp_path):
+    """Beside intervals over 29 groups it says that they are few, over 30 nothing."""
+    for count, few in ((29, True), (30, False)):
+        said = result(summarised(points_of({"10": 0.6, "40": 0.8}), held_out(count)), tmp_path)
+        assert (f"in {count} groups; 29 groups of photos are few for an interval\n" in said) == few

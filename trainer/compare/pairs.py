@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset.layout import shown
-from ..evaluate.paired import difference, estimate, holm, mcnemar
+from ..evaluate.paired import difference, estimate, holm, joined, mcnemar, warning
 from .answers import Answers
 
 _SURE = 0.05
-_FEW_GROUPS = 30
 _CLASSES_SHOWN = 3
 
 
@@ -97,9 +96,7 @@ class Comparison:
 def compared(runs: Sequence[Answers], photos: Sequence[str]) -> Comparison:
     """The comparison of at least two runs on `photos`, SHA-256 of test photos that all of them have."""
     labels = np.array([runs[0].test[photo].label for photo in photos], dtype=object)
-    # Where runs were split by other groups the coarsest ones hold for all.
-    groupings = [np.unique([run.test[photo].group for photo in photos], return_inverse=True)[1] for run in runs]
-    groups = min(groupings, key=lambda grouping: int(grouping.max()))
+    groups = joined([np.unique([run.test[photo].group for photo in photos], return_inverse=True)[1] for run in runs])
     right = [np.array([run.test[photo].predicted == run.test[photo].label for photo in photos]) for run in runs]
     numbers = [(first, second) for first in range(len(runs)) for second in range(first + 1, len(runs))]
     tests = [mcnemar(*_only(right[first], right[second])) for first, second in numbers]
@@ -134,7 +131,10 @@ def table(comparison: Comparison) -> str:
         f"{row.balanced_accuracy:>8.1%}"
         for row in comparison.runs
     ]
-    lines.append(f"on {comparison.image_count} test photos in {comparison.group_count} groups that all runs share")
+    lines.append(
+        f"on {comparison.image_count} test photos in {comparison.group_count} groups that all runs share"
+        f"{warning(comparison.group_count)}"
+    )
     lines += [
         f"{row.left_out_count} further test photos of {row.run} are not among them"
         for row in comparison.runs
@@ -221,12 +221,9 @@ def _sentence(
     bounds = "no interval: the photos are one group"
     if interval is not None:
         bounds = f"95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
-    few = ""
-    if interval is not None and group_count < _FEW_GROUPS:
-        few = f"; {group_count} groups of photos are few for an interval"
     return (
         f"{said}: {right[order[0]].mean():.1%} right against {right[order[1]].mean():.1%} on the same "
-        f"{len(right[0])} photos, {100 * gain:+.1f} points ({bounds}; McNemar's p {p:.2g}{few})"
+        f"{len(right[0])} photos, {100 * gain:+.1f} points ({bounds}; McNemar's p {p:.2g}{warning(group_count)})"
     )
 
 

@@ -60,6 +60,7 @@ def find_files(root: Path, *, least_classes: int = 2) -> Layout:
         if not names:
             raise DatasetError(_no_classes(root, part))
     labels = tuple(classes[parts[0]])
+    _check_names(root, labels)
     for part in parts[1:]:
         extra = [name for name in classes[part] if name not in labels]
         if extra:
@@ -117,6 +118,16 @@ def _parts(root: Path, names: list[str]) -> tuple[str, ...]:
             "(in lower case) and class folders in each; a class must be called something else"
         )
     return ("",)
+
+
+def _check_names(root: Path, labels: tuple[str, ...]) -> None:
+    """Labels are written into the model file, which holds UTF-8 alone."""
+    unwritten = [label for label in labels if shown(label) != label]
+    if unwritten:
+        raise DatasetError(
+            f"{root}: the name of the class folder {_listed(unwritten)} is no UTF-8, and a class is called by it in "
+            "the model file; rename the folder (mv), then start again"
+        )
 
 
 def _walk(root: Path, part: str, label: str, *, files: list[File], rejected: list[Rejected]) -> None:

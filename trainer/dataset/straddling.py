@@ -36,8 +36,9 @@ class Duplicate:
         part: Its part, `test` or `val`.
         other_path: The nearest photo of the other part.
         other_part: That part.
-        distance: Bits in which their difference hashes differ: at most 5, or 12 between given parts.
+        distance: Bits in which their difference hashes differ: at most 5, or 12 where `given`.
         same_group: Whether the rule that made the groups put both into one; else they are of other visits or sites.
+        given: Whether the data folder has them in different parts, whatever part they were cut into.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Duplicate:
     other_part: str
     distance: int
     same_group: bool
+    given: bool
 
 
 def straddling(
@@ -71,8 +73,11 @@ def straddling(
         rows: list[Row] = []
         for members in near:
             rows += _nearest(hashes, members[part[members] == one], members[part[members] == other])
-        left = np.setdiff1d(np.flatnonzero((part == one) & (given == one) & (hashes > 0)), [row[0] for row in rows])
-        rows += _alike(hashes, left, np.flatnonzero((part == other) & (given == other) & (hashes > 0)), pixels)
+        left = np.setdiff1d(np.flatnonzero((part == one) & (hashes > 0)), [row[0] for row in rows])
+        others = np.flatnonzero((part == other) & (hashes > 0))
+        # A part has the photos of one given folder: its own, or train/ where it was cut from that.
+        if len(left) and len(others) and given[left[0]] != given[others[0]]:
+            rows += _alike(hashes, left, others, pixels)
         found += [
             Duplicate(
                 path=photos[row].path,
@@ -81,6 +86,7 @@ def straddling(
                 other_part=other,
                 distance=distance,
                 same_group=groups[photos[row].path] == groups[photos[nearest].path],
+                given=photos[row].part != photos[nearest].part,
             )
             for row, nearest, distance in sorted(rows)
         ]

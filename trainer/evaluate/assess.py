@@ -10,15 +10,9 @@ from numpy.typing import NDArray
 from ..data import Data
 from ..progress import Progress, Report
 from ..recipe.part import Part, Seen, see
-from .calibrate import (
-    Temperature,
-    calibration_figures,
-    choose_thresholds,
-    fit_temperature,
-    softmax,
-    threshold_figures,
-)
+from .calibrate import Temperature, calibration_figures, fit_temperature, softmax
 from .metrics import figures
+from .thresholds import choose_thresholds, threshold_figures
 from .unknowns import MOST_OF_A_CLASS, Unknowns, find_unknowns
 
 if TYPE_CHECKING:
@@ -81,6 +75,7 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
         (probabilities["test"], seen["test"].targets),
         labels,
         target_precision=target_precision,
+        test_groups=data.groups(data.positions("test")),
     )
     measured["unknowns"] = unknowns.facts(labels)
     return Assessment(

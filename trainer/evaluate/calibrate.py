@@ -1,6 +1,6 @@
-"""Scores that mean what they say: a temperature, how far off the scores are, and the score to ask for in each class."""
+"""Scores that mean what they say: a temperature, and how far off the scores are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from .intervals import wilson_interval
+from .intervals import LEAST_GROUPS, NO_INTERVAL, share_interval
 
 #: Images below which an expected calibration error is not given: by chance alone it would be several points.
 LEAST_IMAGES = 200
-#: Validation images called a class below which no threshold is chosen for it.
-LEAST_CALLED = 10
 _BINS = 10
-_DRAWS = 1000
+_DRAWS, _CHANCE_DRAWS = 1000, 400
 _COLDEST, _HOTTEST = 0.05, 20.0
 # Of the temperature's logarithm. With 20, 60 and 120 validation photos of three real sets and heads of three strengths
 # 0.3 gave the least loss on other photos, before 0.1, 0.2, 0.5, 1, no prior, and Platt's targets.
@@ -104,42 +102,70 @@ def calibration_figures(
     Args:
         probabilities: Softmax probabilities, float32 [images, labels].
         targets: True class of each image, int64 [images].
-        groups: Group of each, int64 [images], drawn whole for the interval; None for images on their own.
+        groups: Group of each, int64 [images], drawn whole; None for images on their own.
 
     Returns:
-        `reliability` (bins of equal count: `count`, `confidence`, `accuracy`, its Wilson interval `low`, `high`), `ece`
-        (expected calibration error over them), `ece_interval` (95 %, by drawing groups again), `ece_by_chance` (what a
-        perfectly calibrated network would have on average) and `ece_sentence`; below `LEAST_IMAGES` the figures are
-        None.
+        `reliability` (bins of equal count: `count`, `confidence`, `accuracy`, its interval `low`, `high`, None where
+        none is honest), `reliability_sentence` (why not; None where all have one), `ece` (expected calibration error
+        over them), `ece_interval` (95 %, by drawing groups again; None below `LEAST_GROUPS` of them, unless images are
+        on their own), `ece_by_chance` (what a perfectly calibrated network would have on average, where images of a
+        group are right or wrong together), `ece_by_chance_high` (what it would have less than in 95 of 100 such sets)
+        and `ece_sentence`; below `LEAST_IMAGES` the figures are None.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == targets
-    facts: dict[str, Any] = {"ece": None, "ece_interval": None, "ece_by_chance": None}
-    facts["reliability"] = [_bin(confidence[rows], right[rows]) for rows in _bins(confidence) if len(rows)]
+    facts: dict[str, Any] = dict.fromkeys(("ece", "ece_interval", "ece_by_chance", "ece_by_chance_high"))
+    units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    bins = [_bin(confidence[rows], right[rows], units[rows]) for rows in _bins(confidence)]
+    honest = all(row["low"] is not None for row in bins)
+    facts |= {"reliability": bins, "reliability_sentence": None if honest else f"where a bin has none: {NO_INTERVAL}"}
     if len(targets) < LEAST_IMAGES:
         facts["ece_sentence"] = (
             f"too few: {len(targets)} images, it takes {LEAST_IMAGES} to tell calibration from chance"
         )
         return facts
     random = np.random.default_rng(0)
-    units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    facts["ece"] = expected_calibration_error(confidence, right)
+    facts["ece_interval"] = _drawn_again(confidence, right, units, random)
+    by_chance = _by_chance(confidence, units, random)
+    facts["ece_by_chance"] = float(by_chance.mean())
+    facts["ece_by_chance_high"] = float(np.percentile(by_chance, 95))
+    return facts | {"ece_sentence": _error_sentence(facts, len(targets), group_count=int(units.max()) + 1)}
+
+
+def _drawn_again(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], units: NDArray[np.int64], random: np.random.Generator
+) -> list[float] | None:
+    """The error's 95 % interval by drawing whole groups again; None where they are too few."""
     members = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
+    if len(members) < min(LEAST_GROUPS, len(units)):
+        return None
     drawn = []
     for _ in range(_DRAWS):
         rows = np.concatenate([members[unit] for unit in random.integers(len(members), size=len(members))])
         drawn.append(expected_calibration_error(confidence[rows], right[rows]))
-    by_chance = [
-        expected_calibration_error(confidence, random.random(len(confidence)) < confidence) for _ in range(_DRAWS // 5)
-    ]
-    facts["ece"] = expected_calibration_error(confidence, right)
-    facts["ece_interval"] = [float(value) for value in np.percentile(drawn, [2.5, 97.5])]
-    facts["ece_by_chance"] = float(np.mean(by_chance))
-    low, high = facts["ece_interval"]
-    facts["ece_sentence"] = (
-        f"a score is off by {facts['ece']:.1%} on average (95 % interval {low:.1%} to {high:.1%}); perfect scores "
-        f"would seem off by {facts['ece_by_chance']:.1%} on {len(targets)} images"
+    return [float(value) for value in np.percentile(drawn, [2.5, 97.5])]
+
+
+def _by_chance(
+    confidence: NDArray[np.float64], units: NDArray[np.int64], random: np.random.Generator
+) -> NDArray[np.float64]:
+    """The errors that perfect scores seem to have, float64 [draws]; what is left to chance is drawn once a group."""
+    bins, unit_count = _bins(confidence), int(units.max()) + 1
+    draws = (random.random(unit_count)[units] < confidence for _ in range(_CHANCE_DRAWS))
+    return np.array([_mean_gap(confidence, right, bins) for right in draws])
+
+
+def _error_sentence(facts: Mapping[str, Any], count: int, *, group_count: int) -> str:
+    bounds = f"no honest interval: {group_count} groups, and it takes {LEAST_GROUPS}"
+    if facts["ece_interval"] is not None:
+        low, high = facts["ece_interval"]
+        bounds = f"95 % interval {low:.1%} to {high:.1%}"
+    return (
+        f"a score is off by {facts['ece']:.1%} on average ({bounds}); perfect scores would seem off by "
+        f"{facts['ece_by_chance']:.1%} on {count} images, and by up to {facts['ece_by_chance_high']:.1%} in 95 of 100 "
+        "such sets"
     )
-    return facts
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
@@ -147,16 +173,30 @@ def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[n
 
     Source: Nixon et al. (2019), "Measuring Calibration in Deep Learning", for the bins.
     """
-    gaps = [abs(float(confidence[rows].sum() - right[rows].sum())) for rows in _bins(confidence)]
-    return sum(gaps) / len(confidence)
+    return _mean_gap(confidence, right, _bins(confidence))
+
+
+def _mean_gap(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: Sequence[NDArray[np.int64]]) -> float:
+    return sum(abs(float(confidence[rows].sum() - right[rows].sum())) for rows in bins) / len(confidence)
 
 
 def _bins(confidence: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-    return np.array_split(np.argsort(confidence, kind="stable"), _BINS)
+    """Rows of each bin, by rising score: of equal count, but that images of one score are never torn apart."""
+    order = np.argsort(confidence, kind="stable")
+    count = len(order)
+    sizes = np.full(_BINS, count // _BINS) + (np.arange(_BINS) < count % _BINS)
+    changes = np.concatenate([[0], np.flatnonzero(np.diff(confidence[order])) + 1, [count]])
+    edges = np.cumsum(sizes)[:-1]
+    after = np.searchsorted(changes, edges)
+    above, below = changes[after], changes[np.maximum(after - 1, 0)]
+    edges = np.unique(np.where(above - edges <= edges - below, above, below))
+    return [rows for rows in np.split(order, edges) if len(rows)]
 
 
-def _bin(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str, float]:
-    low, high = wilson_interval(int(right.sum()), len(right))
+def _bin(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], units: NDArray[np.int64]
+) -> dict[str, float | None]:
+    low, high = share_interval(right, units) or (None, None)
     return {
         "count": len(right),
         "confidence": float(confidence.mean()),
@@ -164,83 +204,3 @@ def _bin(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str,
         "low": low,
         "high": high,
     }
-
-
-def choose_thresholds(
-    probabilities: NDArray[np.float32], targets: NDArray[np.int64], *, label_count: int, target_precision: float
-) -> list[float | None]:
-    """The lowest score of each class at and above which what is called that class is right often enough.
-
-    Args:
-        probabilities: Softmax probabilities of validation images, float32 [images, labels].
-        targets: True class of each, int64 [images].
-        label_count: Number of classes.
-        target_precision: The share asked for.
-
-    Returns:
-        A score each; None where none is enough, or less than `LEAST_CALLED` images were called the class.
-    """
-    predicted, score = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    found: list[float | None] = []
-    for label in range(label_count):
-        rows = (predicted == label).nonzero()[0]
-        rows = rows[np.argsort(-score[rows], kind="stable")]
-        precision = (targets[rows] == label).cumsum() / np.arange(1, len(rows) + 1)
-        # Images of one score are called together or not at all.
-        ends = np.append(np.diff(score[rows]) != 0, True) if len(rows) else np.empty(0, bool)
-        enough = (ends & (precision >= target_precision)).nonzero()[0]
-        found.append(float(score[rows[enough[-1]]]) if len(enough) and len(rows) >= LEAST_CALLED else None)
-    return found
-
-
-def threshold_figures(
-    thresholds: Sequence[float | None],
-    validation: tuple[NDArray[np.float32], NDArray[np.int64]],
-    test: tuple[NDArray[np.float32], NDArray[np.int64]],
-    labels: Sequence[str],
-    *,
-    target_precision: float,
-) -> dict[str, Any]:
-    """What the thresholds do, as JSON values.
-
-    Args:
-        thresholds: Of each class, by `choose_thresholds`.
-        validation: Probabilities and true classes of the images that they were chosen on.
-        test: The same of the untouched ones.
-        labels: The classes' ids.
-        target_precision: The share that was asked for.
-    """
-    kept = {name: _kept(thresholds, *part) for name, part in (("validation", validation), ("test", test))}
-    classes = {}
-    for index, label in enumerate(labels):
-        row: dict[str, Any] = {"threshold": thresholds[index]}
-        for name, (predicted, right, sure) in kept.items():
-            called = sure & (predicted == index)
-            count, good = int(called.sum()), int((called & right).sum())
-            row[f"{name}_count"] = count
-            row[f"{name}_precision"] = good / count if count else None
-            row[f"{name}_precision_interval"] = wilson_interval(good, count) if count else None
-        classes[label] = row
-    _, right, sure = kept["test"]
-    left = float(1 - sure.mean())
-    reached = f"{(right & sure).sum() / sure.sum():.1%} of the others are right" if sure.any() else "no other is left"
-    none = [label for label, threshold in zip(labels, thresholds, strict=True) if threshold is None]
-    missing = f"; no score was enough for {', '.join(none)}: those go to a person" if none else ""
-    return {
-        "target_precision": target_precision,
-        "classes": classes,
-        "left_to_person_share": left,
-        "kept_accuracy": float((right & sure).sum() / sure.sum()) if sure.any() else None,
-        "sentence": f"with the scores asked for, {left:.1%} of the test images are left to a person, and {reached} "
-        f"(asked for: {target_precision:.0%} in each class, on validation){missing}",
-    }
-
-
-def _kept(
-    thresholds: Sequence[float | None], probabilities: NDArray[np.float32], targets: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Best class of each image, whether it is right, and whether its score is enough."""
-    least = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
-    predicted = probabilities.argmax(axis=1)
-    # As float32, like a server compares them.
-    return predicted, predicted == targets, probabilities.max(axis=1) >= least.astype(np.float32)[predicted]

@@ -1,10 +1,8 @@
 """One thing that a run's figures say, and how figures are put into its sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from .intervals import wilson_interval
 
 Severity = Literal["serious", "advice", "fine"]
 #: The gravest first.
@@ -26,13 +24,6 @@ class Finding:
     severity: Severity
     sentence: str
     facts: dict[str, Any]
-
-
-def recall_interval(part: Mapping[str, Any], label: str) -> tuple[float, float]:
-    """The 95 % interval of a class's recall in a part's figures: the one that is given, else Wilson's."""
-    row = part["classes"][label]
-    low, high = row.get("recall_interval") or wilson_interval(round(row["recall"] * row["support"]), row["support"])
-    return low, high
 
 
 def listed(names: Sequence[str]) -> str:

@@ -19,6 +19,9 @@ from scipy.stats import binomtest, t
 #: Groups below which what differs between them says too little.
 LEAST_GROUPS = 30
 
+#: Why there is none.
+NO_INTERVAL = f"no honest interval: fewer than {LEAST_GROUPS} groups, and photos of a group are right or wrong together"
+
 Interval = list[float] | None
 
 
@@ -74,11 +77,13 @@ def intervals(
     return Intervals(
         method="wilson" if unit_count == count else "group_jackknife" if unit_count >= LEAST_GROUPS else None,
         sentence=_sentence(count, unit_count, known=groups is not None),
-        accuracy=_share(right, units),
+        accuracy=share_interval(right, units),
         balanced_accuracy=balanced_accuracy,
         macro_f1=macro_f1,
-        recall=[_share(right[targets == label], units[targets == label]) for label in range(label_count)],
-        precision=[_share(right[predicted == label], units[predicted == label]) for label in range(label_count)],
+        recall=[share_interval(right[targets == label], units[targets == label]) for label in range(label_count)],
+        precision=[
+            share_interval(right[predicted == label], units[predicted == label]) for label in range(label_count)
+        ],
     )
 
 
@@ -95,8 +100,13 @@ def _sentence(count: int, unit_count: int, *, known: bool) -> str:
     )
 
 
-def _share(right: NDArray[np.bool_], units: NDArray[np.int64]) -> Interval:
-    """The interval of the share of some images that are right, by how they are grouped."""
+def share_interval(right: NDArray[np.bool_], units: NDArray[np.int64]) -> Interval:
+    """The interval of the share of some images that are right, by how they are grouped; None where none is honest.
+
+    Args:
+        right: Bool [images].
+        units: Group of each, int64 [images].
+    """
     if not len(right):
         return None
     group = np.unique(units, return_inverse=True)[1]

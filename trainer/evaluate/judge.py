@@ -40,9 +40,9 @@ def judge(metrics: Mapping[str, Any], *, duplicates: Sequence[Duplicate], suspec
 
 def _duplicates(metrics: Mapping[str, Any], duplicates: Sequence[Duplicate]) -> Iterator[Finding]:
     """Repeats within a group or across given parts are leaks; across groups that we divided, a fixed camera's view."""
-    certain = metrics["split"].get("rule") in ("none", "given")
-    leaks = [one for one in duplicates if one.same_group or certain]
-    views = [one for one in duplicates if not one.same_group and not certain]
+    ungrouped = metrics["split"].get("rule") == "none"
+    leaks = [one for one in duplicates if ungrouped or one.same_group or one.given]
+    views = [one for one in duplicates if not (ungrouped or one.same_group or one.given)]
     if leaks:
         parts, many = _repeated(metrics, leaks)
         yield Finding(

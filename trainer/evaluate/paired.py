@@ -5,7 +5,7 @@ By scipy.special alone: scipy.stats takes a second to import, and `trainer compa
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from scipy.special import bdtr, chdtrc, stdtrit
 
 # McNemar's test is exact below this number of photos that one of the two alone has right, else by chi-square.
 _EXACT_BELOW = 25
+#: Groups below which an interval is told with a warning: of simulated ones over twelve groups 91 in 100 held the truth.
+FEW_GROUPS = 30
 _TAIL = 0.975
 _NORMAL = 1.959963984540054
 
@@ -95,12 +97,36 @@ def difference(first: NDArray[np.bool_], second: NDArray[np.bool_], groups: NDAr
     """How many more of the same photos `second` has right than `first`, as a share.
 
     Two made-up photos, one that each alone has right, keep the interval honest where few differ. Source: Bonett and
-    Price (2012), here with groups in the place of photos.
+    Price (2012), here with groups in the place of photos. They say nothing of other groups, so the degrees of freedom
+    are those of the real ones.
     """
     values = second.astype(np.float64) - first
     units = np.unique(groups, return_inverse=True)[1]
-    more = units.max() + 1 + np.arange(2)
-    return estimate(np.append(values, [1.0, -1.0])[None], np.append(units, more))
+    group_count = int(units.max()) + 1
+    found = estimate(np.append(values, [1.0, -1.0])[None], np.append(units, group_count + np.arange(2)))
+    return replace(found, degrees=float(group_count - 1))
+
+
+def joined(groupings: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Groups that hold for all groupings of the same photos, int64 [photos]: what any of them joins is together.
+
+    Two photos are in one group where a chain of photos, each two of one group in some grouping, leads from one to the
+    other.
+    """
+    labels = np.arange(len(groupings[0]))
+    while True:
+        before = labels
+        for grouping in groupings:
+            least = np.full(int(grouping.max()) + 1, len(labels))
+            np.minimum.at(least, grouping, labels)
+            labels = least[grouping]
+        if np.array_equal(before, labels):
+            return np.unique(labels, return_inverse=True)[1]
+
+
+def warning(group_count: int) -> str:
+    """The end of a sentence with an interval over so many groups, where they are few."""
+    return f"; {group_count} groups of photos are few for an interval" if 1 < group_count < FEW_GROUPS else ""
 
 
 def mcnemar(only_first: int, only_second: int) -> tuple[float, str]:

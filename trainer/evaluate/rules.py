@@ -4,12 +4,13 @@ docs/judge.md has the bounds in words.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 from ..dataset.layout import shown
-from ..recipe.history import Epoch, rise, turning_point
-from .finding import Finding, Severity, listed, recall_interval
+from ..recipe.history import rise, turning_point
+from .epochs import epochs
+from .finding import Finding, Severity, listed
+from .intervals import NO_INTERVAL, wilson_interval
 
 #: Recall of the weakest class: below the first, in at least so many test photos, is serious; below the last, advice.
 POOR_RECALL, PHOTOS_FOR_POOR, GOOD_RECALL = 0.5, 10, 0.9
@@ -19,8 +20,8 @@ WIDE, VERY_WIDE = 0.2, 0.5
 FEW_PHOTOS = 30
 #: Largest class over the smallest in training: advice, and serious where nothing is done about it.
 UNEQUAL, VERY_UNEQUAL = 3.0, 10.0
-#: Lower end of the interval of the expected calibration error: advice, serious.
-MISCALIBRATED, BADLY_MISCALIBRATED = 0.05, 0.15
+#: Expected calibration error above what perfect scores would seem to have, beyond chance: advice, serious.
+MISCALIBRATED, BADLY_MISCALIBRATED = 0.04, 0.15
 #: Share of the test photos that one group holds: advice, serious.
 LARGE_GROUP, DOMINANT_GROUP = 1 / 3, 1 / 2
 #: AUROC of photos of classes never trained on: below is advice, serious.
@@ -40,18 +41,19 @@ def _weakest(metrics: Mapping[str, Any]) -> Iterator[Finding]:
     severity: Severity = "advice" if recall < GOOD_RECALL else "fine"
     if recall < POOR_RECALL and count >= PHOTOS_FOR_POOR:
         severity = "serious"
-    low, high = recall_interval(test, label)
+    interval = known[label].get("recall_interval")
+    bounds = f"95 % interval {interval[0]:.0%} to {interval[1]:.0%}" if interval else NO_INTERVAL
     yield Finding(
         code="weakest_class",
         severity=severity,
         sentence=(
-            f"the weakest class is {label}: {recall:.0%} of its {count:,} test photos are found (95 % interval "
-            f"{low:.0%} to {high:.0%}), and it is most often taken for {other} ({others[other]:,} times)"
+            f"the weakest class is {label}: {recall:.0%} of its {count:,} test photos are found ({bounds}), and it "
+            f"is most often taken for {other} ({others[other]:,} times)"
         ),
         facts={
             "label": label,
             "recall": recall,
-            "recall_interval": [low, high],
+            "recall_interval": interval,
             "image_count": count,
             "taken_for": other,
             "taken_for_count": others[other],
@@ -60,8 +62,7 @@ def _weakest(metrics: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _over_training(metrics: Mapping[str, Any]) -> Iterator[Finding]:
-    names = {field.name for field in fields(Epoch)}
-    history = [Epoch(**{name: row[name] for name in names & row.keys()}) for row in metrics.get("history") or ()]
+    history = epochs(metrics.get("history") or ())
     turned = turning_point(history)
     if turned is None:
         return
@@ -86,32 +87,39 @@ def _over_training(metrics: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _few_images(metrics: Mapping[str, Any]) -> Iterator[Finding]:
     test = metrics["test"]
-    widths = {}
-    for label, row in test["classes"].items():
-        if row["support"]:
-            low, high = recall_interval(test, label)
-            widths[label] = high - low
-    label = max(widths, key=lambda name: widths[name], default=None)
-    if label is None or widths[label] <= WIDE:
+    bounds = {label: _least_bounds(row) for label, row in test["classes"].items() if row["support"]}
+    label = max(bounds, key=lambda name: bounds[name][1] - bounds[name][0], default=None)
+    if label is None or bounds[label][1] - bounds[label][0] <= WIDE:
         return
-    row, (low, high) = test["classes"][label], recall_interval(test, label)
+    row, (low, high) = test["classes"][label], bounds[label]
     total = sum(counts.get(label, 0) for counts in metrics["split"].get("class_counts", {}).values())
     in_all = f", about {4 * total:,} photos of it in all at this split" if total else ""
+    how, others = f"95 % interval of {row['recall']:.0%}", ""
+    if not row.get("recall_interval"):
+        how = f"{row['recall']:.0%} of single photos would have this interval, so it is at least so wide; {NO_INTERVAL}"
+        others = ", of other sites or visits,"
     yield Finding(
         code="too_few_images",
-        severity="serious" if widths[label] > VERY_WIDE else "advice",
+        severity="serious" if high - low > VERY_WIDE else "advice",
         sentence=(
             f"too few photos to know how good it is at {label}: from its {row['support']:,} test photos the share "
-            f"found may be anything from {low:.0%} to {high:.0%} (95 % interval of {row['recall']:.0%}). Four times as "
-            f"many ({4 * row['support']:,} test photos{in_all}) would about halve that width"
+            f"found may be anything from {low:.0%} to {high:.0%} ({how}). Four times as "
+            f"many{others} ({4 * row['support']:,} test photos{in_all}) would about halve that width"
         ),
         facts={
             "label": label,
             "image_count": row["support"],
-            "recall_interval": [low, high],
+            "recall_interval": row.get("recall_interval"),
+            "width_at_least": high - low,
             "image_count_for_half": 4 * row["support"],
         },
     )
+
+
+def _least_bounds(row: Mapping[str, Any]) -> list[float]:
+    """A class's recall interval; where none is honest Wilson's, which photos of groups have at least."""
+    found = row.get("recall_interval") or wilson_interval(round(row["recall"] * row["support"]), row["support"])
+    return list(found)
 
 
 def _small_test(metrics: Mapping[str, Any]) -> Iterator[Finding]:
@@ -168,18 +176,24 @@ def _imbalance(metrics: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _calibration(metrics: Mapping[str, Any]) -> Iterator[Finding]:
     test = metrics["test"]
-    error, interval = test.get("ece"), test.get("ece_interval")
-    if error is None or interval is None or interval[0] <= MISCALIBRATED:
+    error, chance, high = (test.get(name) for name in ("ece", "ece_by_chance", "ece_by_chance_high"))
+    if error is None or chance is None or high is None or error <= high or error - chance <= MISCALIBRATED:
         return
     yield Finding(
         code="calibration",
-        severity="serious" if interval[0] > BADLY_MISCALIBRATED else "advice",
+        severity="serious" if error - chance > BADLY_MISCALIBRATED else "advice",
         sentence=(
-            f"scores are off by {100 * error:.0f} points on average (expected calibration error, 95 % interval "
-            f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}, {test['image_count']:,} test photos): do not read a "
-            "score as the chance of being right; more validation photos make the temperature better"
+            f"scores are off by {100 * error:.0f} points on average (expected calibration error, "
+            f"{test['image_count']:,} test photos), where perfect ones would seem off by {100 * chance:.0f}: do not "
+            "read a score as the chance of being right; more validation photos make the temperature better"
         ),
-        facts={"ece": error, "ece_interval": list(interval), "image_count": test["image_count"]},
+        facts={
+            "ece": error,
+            "ece_interval": test.get("ece_interval"),
+            "ece_by_chance": chance,
+            "ece_by_chance_high": high,
+            "image_count": test["image_count"],
+        },
     )
 
 

@@ -144,6 +144,11 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, name: str, title: st
         )
         for row, low, high in zip(drawn, edges, edges[1:], strict=False)
     )
+    whiskers = tuple(
+        (across(row["confidence"]), up(row["low"]), up(row["high"]))
+        for row in drawn
+        if row.get("low") is not None and row.get("high") is not None
+    )
     text = "; ".join(f"score {row['confidence']:.2f}: {row['accuracy']:.0%} of {row['count']} right" for row in drawn)
     return Chart(
         name=name,
@@ -155,17 +160,13 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, name: str, title: st
         y_ticks=tuple((up(value), f"{value:.0%}") for value in ticks),
         lines=(
             Line(
-                name="share right, with its 95 % interval",
+                name="share right, with its 95 % interval" if whiskers else "share right",
                 series=0,
                 points=tuple((across(row["confidence"]), up(row["accuracy"])) for row in drawn),
             ),
         ),
         diagonal=True,
-        whiskers=tuple(
-            (across(row["confidence"]), up(row["low"]), up(row["high"]))
-            for row in drawn
-            if row.get("low") is not None and row.get("high") is not None
-        ),
+        whiskers=whiskers,
         bars=bars,
         bars_label=f"{least} photos a bin" if least == most else f"{least} to {most} photos a bin",
         floor=floor,

@@ -62,6 +62,7 @@ class Evidence:
         labels: The classes.
         parts: Photos by class and part.
         lines: Line of each photo in `split.csv`; the header is line 1.
+        groups: First line of each group there.
         left_out: Files that could not be used, by status.
         predictions: Of validation and test photos, in the order of `predictions.csv`.
         suspects: Rows of `suspects.csv`.
@@ -77,6 +78,7 @@ class Evidence:
     labels: tuple[str, ...] = ()
     parts: dict[str, Counter[str]] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     predictions: list[Prediction] = field(default_factory=list)
     suspects: list[dict[str, str]] = field(default_factory=list)
@@ -137,6 +139,7 @@ def _read(run: Path) -> Evidence:
         labels=tuple(metrics.get("labels") or sorted(parts)),
         parts=parts,
         lines={row["path"]: line for line, row in enumerate(division, start=2)},
+        groups={row["group"]: line for line, row in reversed([*enumerate(division, start=2)]) if row.get("group")},
         left_out=Counter(row["status"] for row in _rows(run / "scan.csv", "status") if row["status"] != "ok"),
         predictions=[_prediction(row) for row in _rows(run / "predictions.csv", "path", "part", "label", "predicted")],
         suspects=_rows(run / "suspects.csv", "path", "label", "suggested"),

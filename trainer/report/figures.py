@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..recipe.history import Epoch
+from ..evaluate.epochs import epochs as read_epochs
 from . import plots
 
 
@@ -33,8 +33,11 @@ def draw(metrics: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, *, e
             interval=test.get("ece_interval"),
         )
     head = metrics["head"] or {"cross_validated_loss": {}, "strength": None}
+    validation = metrics["validation"]
+    # Where classes count alike the accuracy is no share of the photos; of groups each epoch's answers are not kept.
+    alone = validation.get("interval_method") == "wilson"
     plots.curves(
-        [Epoch(**row) for row in metrics["history"]],
+        read_epochs(metrics["history"]),
         folder / "curves.png",
         chosen=metrics["epoch"],
         epochs=epochs,
@@ -43,6 +46,5 @@ def draw(metrics: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, *, e
         strengths={float(strength): loss for strength, loss in head["cross_validated_loss"].items()},
         strength=head["strength"],
         schedule=plan["schedule"],
-        # Where classes count alike the accuracy is no share of the photos.
-        validation_count=metrics["validation"]["image_count"] if plan["balance"] == "none" else None,
+        validation_count=validation["image_count"] if alone and plan["balance"] == "none" else None,
     )

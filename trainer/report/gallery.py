@@ -15,6 +15,21 @@ from .thumbnails import MOST_DUPLICATES, MOST_PHOTOS, MOST_SUSPECTS
 
 View = dict[str, Any]
 
+# Of pairs in two parts: title and what they do to the figures.
+_KINDS = {
+    "leaks": (
+        "Photos that lie in two parts",
+        "Nearly the same picture in two parts: what is trained on is also measured on. The figures flatter by these.",
+    ),
+    "choices": (
+        "Photos of the test part that validation has too",
+        "Nearly the same picture in both: the test part has been chosen by. The test figures flatter a little.",
+    ),
+    "views": (
+        "Similar views in two parts",
+        "Grouped apart, so most likely a fixed camera at other times: expect less of a camera in another place.",
+    ),
+}
 # Thumbnails in one piece of data: the page takes a piece apart when one of its photos is first shown.
 _PIECE = 200
 
@@ -92,18 +107,36 @@ def suspects(evidence: Evidence, thumbnails: Mapping[int, bytes], *, images: boo
     pairs = [
         {"first": name(row["path"]), "second": name(row["other_path"])}
         | {key: row.get(key) or "" for key in ("part", "other_part", "distance")}
+        | {"kind": _kind(row, evidence)}
         for row in evidence.duplicates[:MOST_DUPLICATES]
     ]
     looked = (evidence.run / "suspects.csv").is_file()
     unseen = None if looked else evidence.missing("list of doubted labels (suspects.csv)")
+    facts = evidence.metrics.get("suspects") or {}
     return {
         "missing": None if pairs else unseen,
         "note": unseen,
         "rows": rows,
         "count": len(evidence.suspects),
-        "pairs": pairs,
-        "pair_count": len(evidence.duplicates),
+        "asked": facts.get("asked_image_count"),
+        "photo_count": len(evidence.lines),
+        "sentence": sentence_of(facts.get("sentence") or ""),
+        "kinds": [
+            {"title": title, "sentence": sentence, "pairs": some}
+            for kind, (title, sentence) in _KINDS.items()
+            if (some := [pair for pair in pairs if pair["kind"] == kind])
+        ],
+        "more_pairs": len(evidence.duplicates) - len(pairs),
     }
+
+
+def _kind(row: Mapping[str, str], evidence: Evidence) -> str:
+    """Which of `_KINDS` a row of `duplicates.csv` is; one of before, which does not say, is taken for a repeat."""
+    ungrouped = (evidence.metrics.get("split") or {}).get("rule") == "none"
+    said = [row.get(name) for name in ("same_group", "given")]
+    if not ungrouped and "True" not in said and said[0] == "False":
+        return "views"
+    return "leaks" if "train" in (row.get("part"), row.get("other_part")) else "choices"
 
 
 def pictures(evidence: Evidence, *, images: bool) -> View:

@@ -9,7 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from ..evaluate.intervals import wilson_interval
 from ..recipe.history import Epoch
@@ -22,7 +25,7 @@ Schedule = Literal["one_cycle", "constant"]
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _LARGEST_MATRIX_INCHES = 30.0
-_MOST_NAMED = 200
+_MOST_NAMED, _MOST_NUMBERED = 200, 40
 
 
 def confusion_matrix(
@@ -38,26 +41,35 @@ def confusion_matrix(
         shares: Whether cells have the share of the true class in percent, as text, instead of the count.
     """
     counts = np.asarray(confusion)
-    parts = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     side = min(_LARGEST_MATRIX_INCHES, max(4.0, 0.6 * len(labels) + 2.5))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    size = min(10.0, 50 * side / len(labels))
+    image = draw_matrix(axes, counts, labels, font_size=size, shares=shares)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
+    axes.set(ylabel="true", title=title)
+    save(figure, path)
+
+
+def draw_matrix(
+    axes: Axes, counts: NDArray[np.int64], labels: Sequence[str], *, font_size: float = 10.0, shares: bool = False
+) -> AxesImage:
+    """Draws one matrix; arguments as in `confusion_matrix`."""
+    parts = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     if len(labels) <= _MOST_NAMED:
-        names, size = [short_label(label) for label in labels], min(10.0, 50 * side / len(labels))
+        names, places = [short_label(label) for label in labels], range(len(labels))
         axes.set_xticks(
-            range(len(labels)), names, fontsize=size, parse_math=False, rotation=45, ha="right", rotation_mode="anchor"
+            places, names, fontsize=font_size, parse_math=False, rotation=45, ha="right", rotation_mode="anchor"
         )
-        axes.set_yticks(range(len(labels)), names, fontsize=size, parse_math=False)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    if len(labels) <= 40:
-        for row, column in np.ndindex(counts.shape):
-            if counts[row, column]:
-                colour = "white" if parts[row, column] > 0.5 else "black"
-                text = _percent(parts[row, column]) if shares else str(counts[row, column])
-                axes.text(column, row, text, ha="center", va="center", color=colour)
-    _save(figure, path)
+        axes.set_yticks(places, names, fontsize=font_size, parse_math=False)
+    axes.set(xlabel="predicted")
+    if len(labels) <= _MOST_NUMBERED:
+        for row, column in zip(*counts.nonzero(), strict=True):
+            colour = "white" if parts[row, column] > 0.5 else "black"
+            text = _percent(parts[row, column]) if shares else str(counts[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=colour)
+    return image
 
 
 def reliability(
@@ -66,28 +78,29 @@ def reliability(
     """Writes the reliability diagram: how often answers of about equal score are right, and how many there are.
 
     Args:
-        bins: `count`, `confidence` (mean score), `accuracy`, `low` and `high` (its 95 % interval) of each.
+        bins: `count`, `confidence` (mean score), `accuracy`, `low` and `high` (its 95 % interval, or None) of each.
         path: PNG file.
         title: Stands above it.
         ece: Expected calibration error; None where it cannot be had.
-        interval: Its 95 % interval; None where there are too few photos for one.
+        interval: Its 95 % interval; None where none is honest.
     """
     filled = [row for row in bins if row["count"]]
     figure = Figure(figsize=(5.6, 6.8), layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     axes.plot([0, 1], [0, 1], "--", color="0.5", label="scores that can be trusted")
     confidence = np.array([row["confidence"] for row in filled])
-    accuracy = np.array([row["accuracy"] for row in filled])
-    reach = [
-        np.maximum(0, accuracy - [row["low"] for row in filled]),
-        np.maximum(0, [row["high"] for row in filled] - accuracy),
-    ]
-    axes.errorbar(
-        confidence, accuracy, yerr=reach, fmt="o-", color=_BLUE, capsize=3, label="test photos, 95 % interval"
-    )
+    axes.plot(confidence, [row["accuracy"] for row in filled], "o-", color=_BLUE, label="test photos")
+    known = [row for row in filled if row["low"] is not None]
+    if known:
+        reach = [
+            [max(0, row["accuracy"] - row["low"]) for row in known],
+            [max(0, row["high"] - row["accuracy"]) for row in known],
+        ]
+        places = ([row["confidence"] for row in known], [row["accuracy"] for row in known])
+        axes.errorbar(*places, yerr=reach, fmt="none", color=_BLUE, capsize=3, label="95 % interval")
     told = "calibration error cannot be had" if ece is None else f"calibration error {ece:.3f}"
     if ece is not None:
-        told += f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else " (too few photos for an interval)"
+        told += f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else " (no honest interval)"
     axes.set(title=f"{title}\n{told}", ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend()
     below.vlines(confidence, 0, [row["count"] for row in filled], color=_ORANGE, linewidth=4)
@@ -100,7 +113,7 @@ def reliability(
             free_from = row["confidence"] + 0.05
     below.set(xlabel="score of the best class (mean of a bin)", ylabel="photos")
     below.margins(y=0.35)
-    _save(figure, path)
+    save(figure, path)
 
 
 def curves(
@@ -126,7 +139,8 @@ def curves(
         strengths: Cross-validated loss of each head strength tried; empty where there was no frozen stage.
         strength: The one chosen.
         schedule: How the rate changes over the planned epochs.
-        validation_count: Validation photos, for the 95 % interval of the accuracy; None where classes count alike.
+        validation_count: Validation photos, for the 95 % interval of the accuracy; None where it would not be honest:
+            classes count alike, or photos of a group are right or wrong together.
     """
     drawn = [name for name, wanted in (("head", strengths), ("epochs", len(history) > 1)) if wanted]
     if not drawn:
@@ -145,7 +159,7 @@ def curves(
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.legend()
         _draw_rate(rate, schedule, epochs=epochs, run=history[-1].epoch, peak_rate=peak_rate)
-    _save(figure, path)
+    save(figure, path)
 
 
 def range_test(
@@ -170,7 +184,7 @@ def range_test(
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low) + 1e-6)
     axes.set(title="learning-rate range test", xlabel="learning rate (last layers)", ylabel="training loss (nats)")
     figure.legend(loc="outside lower center", ncols=4)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_strengths(axes: Axes, strengths: Mapping[float, float], strength: float | None) -> None:
@@ -215,10 +229,13 @@ def _percent(share: float) -> str:
     return "<1" if 0 < share < 0.005 else f"{100 * share:.0f}"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure with a constrained layout as PNG, whole or not at all."""
     FigureCanvasAgg(figure)
-    # Beside axes whose sides are tied to each other the default leaves a label's edge outside.
-    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+    layout = figure.get_layout_engine()
+    if isinstance(layout, ConstrainedLayoutEngine):
+        # Beside axes whose sides are tied to each other the default leaves a label's edge outside.
+        layout.set(w_pad=0.12, h_pad=0.12)
     with warnings.catch_warnings():
         # A name in a writing that the font lacks is drawn as boxes; the report has it in letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import charts
+from .discretion import without_folders, without_groups
 from .evidence import Evidence
 
 View = dict[str, Any]
@@ -29,7 +30,8 @@ def headline(evidence: Evidence) -> View:
     metrics = evidence.metrics
     test = metrics.get("test")
     if not test:
-        error = evidence.state.get("error")
+        said = evidence.state.get("error")
+        error = without_folders(said, evidence) if said else None
         return {"accuracy": None, "sentences": [evidence.missing("test figure")], "error": error, "tiles": []}
     count, split = test["image_count"], metrics.get("split") or {}
     sentences = [
@@ -58,10 +60,14 @@ def headline(evidence: Evidence) -> View:
 def judgement(evidence: Evidence) -> View:
     """The judge's sentences, the gravest first, and the notes of the split."""
     findings = [
-        {"severity": row.get("severity", "advice"), "sentence": sentence_of(row["sentence"])}
+        {
+            "severity": row.get("severity", "advice"),
+            "sentence": sentence_of(without_groups(row["sentence"], evidence)),
+        }
         for row in evidence.metrics.get("judgement") or ()
     ]
-    notes = [sentence_of(note) for note in (evidence.metrics.get("split") or {}).get("notes", ())]
+    said = (evidence.metrics.get("split") or {}).get("notes", ())
+    notes = [sentence_of(without_groups(note, evidence)) for note in said]
     return {"missing": None if findings else evidence.missing("judgement"), "findings": findings, "notes": notes}
 
 
@@ -158,6 +164,7 @@ def calibration(evidence: Evidence) -> View:
         "ece": test.get("ece"),
         "ece_interval": test.get("ece_interval"),
         "sentences": [sentence_of(text) for text in (test.get("ece_sentence"), found.get("sentence")) if text],
+        "without": sentence_of(test.get("reliability_sentence") or ""),
         "temperature": found.get("temperature"),
         "before": found.get("validation_loss_before"),
         "after": found.get("validation_loss_after"),
@@ -173,6 +180,7 @@ def thresholds(evidence: Evidence) -> View:
         "left": found.get("left_to_person_share"),
         "sentence": sentence_of(found.get("sentence") or ""),
         "rows": [{"label": label, **row} for label, row in (found.get("classes") or {}).items()],
+        "without": sentence_of(found.get("interval_sentence") or ""),
     }
 
 

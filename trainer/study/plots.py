@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
 from ..report import plots
-from ..run_folder import write_atomically
 from .points import Point, in_order
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
@@ -71,7 +69,7 @@ def learning_curve(summary: Mapping[str, Any], points: Sequence[Point], path: Pa
     )
     axes.grid(visible=True, alpha=0.3)
     axes.legend(loc="lower right")
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def confusion_matrices(summary: Mapping[str, Any], folder: Path) -> None:
@@ -109,7 +107,7 @@ def epoch_curves(points: Sequence[Point], path: Path) -> None:
     panels[2].yaxis.set_major_formatter(PercentFormatter(1))
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, title="training photos a class", loc="outside lower center", ncols=len(labels))
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def _means(points: Sequence[Point], name: str) -> tuple[list[int], list[float]]:
@@ -132,8 +130,3 @@ def _scale(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     named = [f"\nall ({row['photos_a_class']:.0f})" if row["size"] == "all" else row["size"] for row in rows]
     axes.set_xticklabels(named)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))

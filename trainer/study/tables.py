@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.layout import shown
+from ..evaluate.paired import warning
 from ..run_folder import write_text
 from .points import Point, in_order
 from .summary import HeldOut, accuracy_of
@@ -76,7 +77,7 @@ def result(summary: Mapping[str, Any], folder: Path) -> str:
     test, repeats = summary["test"], summary["sizes"][0]["repeats"]
     lines.append(
         f"means of {repeats} repeats with other training photos, all tested on the same {test['image_count']} photos "
-        f"in {test['group_count']} groups"
+        f"in {test['group_count']} groups{warning(test['group_count'])}"
     )
     lines += [shown(sentence) for sentence in summary["sentences"]]
     lines.append(f"figures: {folder / 'study.csv'}, {folder / 'study.json'}; the curve: {folder / 'study.png'}")
