@@ -62,7 +62,6 @@ class Batcher:
         self._queue = FairQueue[Encoded]()
         self._batches: set[Batch] = set()
         self._failures = 0
-        self._held_count = 0  # images accepted and not answered when the last batch ended, its own among them
         self._filling: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._places = Places(limits, model_id=model_id, metrics=metrics, on_release=self._released)
@@ -190,10 +189,7 @@ class Batcher:
         alone = arrangement.shared is None or (offer.whole and self.image_count == 1)
         size = self._limits.max_batch
         if not alone:
-            # A lane's share of all there is. Who was answered last may come back at once: without counting them a batch
-            # would be small, the other lane's large, and those in the large one would wait twice as long.
-            share = math.ceil(max(self.image_count, self._held_count, 1) / arrangement.lane_count)
-            size = min(self.pace.loaded_count(), math.ceil(len(self._queue) / offer.free), share)
+            size = min(self.pace.loaded_count(), math.ceil(len(self._queue) / offer.free))
         images = self._queue.take(size)
         if len(self._queue) and self._limits.max_delay_seconds:
             self._fill()
@@ -222,7 +218,6 @@ class Batcher:
         return outcome_of(batch, self._run, score_count=self._score_count, model_id=self._model_id)
 
     def _ended(self, outcome: Outcome, batch: Batch) -> None:
-        self._held_count = self.image_count
         self._batches.remove(batch)
         if self._decoding is None:
             for image in batch.images:

@@ -512,34 +512,6 @@ async def test_few_images_use_all_lanes():
     await queue.close()
 
 
-async def test_a_lane_takes_its_share_of_all_images():
-    """It does not take all that wait: those answered with it come back, and the other lane would be idle or late."""
-    gates = [threading.Event() for _ in range(4)]
-    batches: list[list[int]] = []
-
-    def run(pixels: np.ndarray, **_: bool) -> np.ndarray:
-        batches.append([int(value) for value in pixels[:, 0, 0, 0]])
-        gates[len(batches) - 1].wait()
-        return echo(pixels)
-
-    async def running(count: int) -> None:
-        while len(batches) < count:  # noqa: ASYNC110  # the lanes' threads have no event to wait for
-            await asyncio.sleep(0.001)
-
-    queue = batcher(run, lanes=lanes_of(2), arranged=arrangement(2, batch=16), max_batch=16)
-    tasks = [asyncio.create_task(classify(queue, number)) for number in range(8)]
-    await running(2)
-    tasks += [asyncio.create_task(classify(queue, number)) for number in range(8, 18)]
-    await asyncio.sleep(0.01)
-    gates[0].set()
-    await running(3)
-    for gate in gates:
-        gate.set()
-    await asyncio.gather(*tasks)
-    assert [len(batch) for batch in batches] == [4, 4, 9, 1]
-    await queue.close()
-
-
 async def test_a_full_batch_is_prepared_while_the_device_works():
     """On one device a second batch begins beside the first when it is full; one that could still grow waits."""
     held, lanes = Held(), lanes_of(2, one_device=True)
