@@ -172,7 +172,7 @@ def test_too_few_images_where_no_interval_is_honest(count, severity):
         (finding,) = (one for one in judge(figures, duplicates=(), suspects=()) if one.code == "too_few_images")
         assert finding.facts["recall_interval"] is None
         assert "of single photos would have this interval, so it is at least so wide; no honest" in finding.sentence
-        assert "Four times as many, of other sites or visits, (" in finding.sentence
+        assert "Four times as many of other sites or visits (" in finding.sentence
 
 
 @pytest.mark.parametrize(("count", "said"), [(29, "advice"), (30, None)])

@@ -97,7 +97,7 @@ def _few_images(metrics: Mapping[str, Any]) -> Iterator[Finding]:
     how, others = f"95 % interval of {row['recall']:.0%}", ""
     if not row.get("recall_interval"):
         how = f"{row['recall']:.0%} of single photos would have this interval, so it is at least so wide; {NO_INTERVAL}"
-        others = ", of other sites or visits,"
+        others = " of other sites or visits"
     yield Finding(
         code="too_few_images",
         severity="serious" if high - low > VERY_WIDE else "advice",
