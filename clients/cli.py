@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from trapline import command_line
-from trapline.command_line import Verb
+from trapline.command_line import Verb, tell
 from trapline.errors import UsageError
 
 from . import train_cli
@@ -80,7 +80,7 @@ def _classify(options: ClassifyOptions) -> int:
     if not found.paths:
         raise UsageError(f"no images there ({found.skipped_count:,} other files skipped); name photos or their folders")
     skipped = f" ({found.skipped_count:,} other files skipped)" if found.skipped_count else ""
-    _say(f"{len(found.paths):,} images{skipped}")
+    tell(f"{len(found.paths):,} images{skipped}")
     # Rows on the terminal show by themselves how far the job is.
     bar = sys.stderr.isatty() and (options.out is not None or not sys.stdout.isatty())
     with contextlib.ExitStack() as stack:
@@ -105,7 +105,7 @@ def _classify(options: ClassifyOptions) -> int:
         for result in outcomes:
             write(result)
             show(result)
-    _say(tally.sentence() + (f"; rows in {options.out}" if options.out else ""))
+    tell(tally.sentence() + (f"; rows in {options.out}" if options.out else ""))
     return 1 if tally.failures else 0
 
 
@@ -120,7 +120,7 @@ def _models(options: ModelsOptions) -> int:
     elif models:
         print(table_of(models))
     else:
-        _say(f"the server at {options.server} has no models; put one into its models folder, then `trapline reload ID`")
+        tell(f"the server at {options.server} has no models; put one into its models folder, then `trapline reload ID`")
     return 0
 
 
@@ -136,10 +136,6 @@ def _reload(options: ReloadOptions) -> int:
     )
     print(f"{model.name.removeprefix('models/')}: version {model.version} is served")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 VERBS = (

@@ -94,6 +94,8 @@ class Lane:
 
     def note_end(self, refusal: Refusal) -> None:
         """Takes note that the stream ended without being asked to: the next one waits until the server shows itself."""
+        if self.stream is not None:
+            self.stream.half_close()  # frees the thread that gRPC reads requests with
         self.stream, self._ready = None, False
         self._open_time = time.monotonic() + backoff_seconds(self._vain_count, refusal)
         self._vain_count += 1

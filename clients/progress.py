@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import grpc
 
+from trapline.command_line import tell
 from trapline.errors import Refusal
 
 from .answers import Result
@@ -81,7 +81,7 @@ def shown(total: int, *, bar: bool, every_seconds: float = 10.0) -> Iterator[tup
         with _drawn(total) as both:
             yield both
         return
-    tally = Tally(total, _say)
+    tally = Tally(total, tell)
     next_time = time.monotonic() + every_seconds
 
     def take(result: Result) -> None:
@@ -89,7 +89,7 @@ def shown(total: int, *, bar: bool, every_seconds: float = 10.0) -> Iterator[tup
         tally.add(result)
         if tally.done_count < total and time.monotonic() >= next_time:
             next_time = time.monotonic() + every_seconds
-            _say(tally.sentence())
+            tell(tally.sentence())
 
     yield tally, take
 
@@ -115,7 +115,3 @@ def _drawn(total: int) -> Iterator[tuple[Tally, Callable[[Result], None]]]:
             progress.update(task, advance=1, failed=f"{failed:,} failed" if failed else "")
 
         yield tally, take
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -65,7 +65,7 @@ class ResendingStream:
         self._timeout_seconds = timeout_seconds
         self._lanes: list[Lane] = []
         self._sources: Iterator[tuple[int, Source]] = iter(())
-        self._next_index = 0
+        self._next_index, self._most_ahead = 0, MOST_AHEAD
         self._exhausted = False
         self._outstanding = Outstanding()
         self._done: deque[Result] = deque()
@@ -143,7 +143,7 @@ class ResendingStream:
         image = outstanding.take_due(time.monotonic()) if outstanding.again else None
         if image is not None:
             return image
-        far_ahead = self._next_index - outstanding.oldest_index(self._next_index) >= MOST_AHEAD
+        far_ahead = self._next_index - outstanding.oldest_index(self._next_index) >= self._most_ahead
         if far_ahead or len(outstanding) >= self._window or outstanding.has_suspects():
             return None
         index, source = next(self._sources, (-1, ""))
@@ -151,6 +151,8 @@ class ResendingStream:
             self._exhausted = True
             return None
         self._next_index = index + 1
+        if isinstance(source, bytes):
+            self._most_ahead = min(self._most_ahead, self._window)  # what waits for its turn holds them
         return Image(index, source)
 
     def _send(self, image: Image, lane: Lane) -> None:
@@ -238,7 +240,8 @@ class ResendingStream:
             self._lost_time = math.inf
         elif self._lost_time == math.inf:
             self._lost_time = now
-        if self._turned_away is not None and now >= self._turned_away_time + self._timeout_seconds:
+        turned_away = self._turned_away is not None and self._lost_time < math.inf
+        if turned_away and now >= self._turned_away_time + self._timeout_seconds:
             return self._turned_away
         away = [lane.away for lane in self._lanes if lane.away is not None]
         hopeless = len(away) == len(self._lanes) and not any(is_worth_retrying(each) for each in away)

@@ -10,7 +10,6 @@ spells them in JSON, so that one odd name does not make a file unreadable.
 """
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -19,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from trapline.command_line import tell
+from trapline.csv_rows import CsvRows
 from trapline.errors import TraplineError, UsageError, reason_name
 from trapline.v1.error_reason_pb2 import ErrorReason
 
@@ -71,19 +72,23 @@ def written_to(out: Path, *, top_k: int) -> Iterator[Write]:
         partial, file = _create_partial(out)
     row_count = 0
     try:
-        with _in_a_sentence(partial), file, rows(file, top_k) as write:
+        with _in_a_sentence(partial), file:
+            with rows(file, top_k) as write:
 
-            def write_one(result: Result) -> None:
-                nonlocal row_count
-                write(result)
-                row_count += 1
+                def write_one(result: Result) -> None:
+                    nonlocal row_count
+                    write(result)
+                    file.flush()
+                    row_count += 1
 
-            yield write_one
+                yield write_one
+            file.flush()
+            os.fsync(file.fileno())
         with _in_a_sentence(out):
             partial.replace(out)
     except BaseException:
         if row_count:
-            print(f"{row_count:,} finished rows are kept in {partial}", file=sys.stderr, flush=True)
+            tell(f"{row_count:,} finished rows are kept in {partial}")
         else:
             partial.unlink(missing_ok=True)
         raise
@@ -145,7 +150,7 @@ def _create_partial(out: Path) -> tuple[Path, TextIO]:
 @contextlib.contextmanager
 def _csv_rows(file: TextIO, top_k: int) -> Iterator[Write]:
     pairs = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "score")]
-    writer = csv.writer(file, lineterminator="\n")
+    writer = CsvRows(file)
     writer.writerow(["path", "status", "reason", "model_version", *pairs, "unknown_score"])
 
     def write(result: Result) -> None:

@@ -34,6 +34,7 @@ class Servers:
         self._turns = itertools.cycle(self.connections)
         # When to look again at a server that failed; it is then asked for its health first.
         self._rests: dict[Connection, float] = {}
+        self._reached = False
 
     def close(self) -> None:
         """Ends every call and every connection."""
@@ -52,7 +53,8 @@ class Servers:
         Args:
             attempt: One call; takes the server to ask and the seconds that are left.
             timeout_seconds: Time for all attempts together.
-            unreachable_seconds: Time for servers that cannot be reached; `timeout_seconds` where that is less.
+            unreachable_seconds: Time for servers that cannot be reached, before any has answered; `timeout_seconds`
+                where that is less.
 
         Raises:
             Refusal: The last attempt's, as a sentence.
@@ -71,9 +73,13 @@ class Servers:
                 raise refusal from error
 
         try:
-            return persist(once, timeout_seconds=timeout_seconds, unreachable_seconds=unreachable_seconds)
+            # Who answered once is there: what is asked next may wait through a restart.
+            patience_seconds = timeout_seconds if self._reached else unreachable_seconds
+            reply = persist(once, timeout_seconds=timeout_seconds, unreachable_seconds=patience_seconds)
         except Refusal as refusal:
             raise connection.explained(refusal) from refusal.__cause__
+        self._reached = True
+        return reply
 
     def _next(self) -> Connection:
         """The next server in turn that is not left alone; the next at all where all are."""

@@ -1,11 +1,10 @@
 """`trapline train`: jobs of a training service, from a shell."""
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trapline.command_line import Verb
+from trapline.command_line import Verb, tell
 from trapline.errors import Refusal, UsageError
 
 from .train_choices import JobChoices
@@ -47,12 +46,12 @@ def _submit(options: SubmitOptions) -> int:
                 raise
             raise UsageError(_as_flags(refusal)) from refusal
         if options.validate_only:
-            _say(f"{options.dataset} can be trained on so; nothing was queued")
+            tell(f"{options.dataset} can be trained on so; nothing was queued")
             return 0
         print(id_of(job), flush=True)
         if options.watch:
             return _followed(jobs, [id_of(job)], server=options.server)
-    _say(f"follow it with `{_way_back([id_of(job)], options.server)}`")
+    tell(f"follow it with `{_way_back([id_of(job)], options.server)}`")
     return 0
 
 
@@ -66,7 +65,7 @@ def _list(options: ListOptions) -> int:
     elif found:
         print(table_of(found))
     else:
-        _say("no such jobs" if options.state else "no jobs; create one with `trapline train submit DATASET`")
+        tell("no such jobs" if options.state else "no jobs; create one with `trapline train submit DATASET`")
     return 0
 
 
@@ -91,14 +90,14 @@ def _cancel(options: CancelOptions) -> int:
     with _jobs(options) as jobs:
         job = jobs.cancel(options.job)
     way_back = _way_back([options.job], options.server)
-    _say(f"{options.job}: " + ("cancelled" if has_ended(job) else f"asked to stop; see it end with `{way_back}`"))
+    tell(f"{options.job}: " + ("cancelled" if has_ended(job) else f"asked to stop; see it end with `{way_back}`"))
     return 0
 
 
 def _delete(options: DeleteOptions) -> int:
     with _jobs(options) as jobs:
         jobs.delete(options.job)
-    _say(f"{options.job}: deleted")
+    tell(f"{options.job}: deleted")
     return 0
 
 
@@ -138,7 +137,7 @@ def _followed(jobs: "TrainJobs", job_ids: Sequence[str], *, server: str) -> int:
                 if event.WhichOneof("event") == "train_job" and has_ended(event.train_job):
                     ended[job_id] = event.train_job
     except KeyboardInterrupt:
-        _say(f"{', '.join(job_ids)}: left to go on; come back with `{_way_back(job_ids, server)}`")
+        tell(f"{', '.join(job_ids)}: left to go on; come back with `{_way_back(job_ids, server)}`")
         raise
     for job_id in job_ids:
         if job_id in ended and ended[job_id].result:
@@ -165,10 +164,6 @@ def _as_flags(refusal: Refusal) -> str:
         flag = flags.get(path.rpartition(".")[2])
         told.append(f"{flag}: {description}" if flag and not description.startswith("--") else description)
     return "; ".join(told)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 VERBS = (

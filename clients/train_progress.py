@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from trapline.command_line import tell
 from trapline.v1.train_pb2 import TrainJob, TrainProgress, WatchTrainJobResponse
 
 from .train_names import state_of
@@ -52,7 +53,7 @@ class _Lines:
         state = state_in_words(job)
         if self._states.get(job_id) != state:
             self._states[job_id] = state
-            print(f"{job_id}: {state}", file=sys.stderr, flush=True)
+            tell(f"{job_id}: {state}")
 
     def progress(self, job_id: str, progress: TrainProgress) -> None:
         """Prints how far the phase is, where it is at its end or was not told for a while."""
@@ -67,7 +68,7 @@ class _Lines:
 
     def say(self, job_id: str, line: str) -> None:
         """Prints a line, with the job where there are several."""
-        print(f"{job_id}: {line}" if self._several else line, file=sys.stderr, flush=True)
+        tell(f"{job_id}: {line}" if self._several else line)
 
 
 class _Bars:

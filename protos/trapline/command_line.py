@@ -156,7 +156,7 @@ def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = 
         if error.errno != errno.ENOSPC:
             raise
         drop_output()
-        _say(f"{program}: error: the disk is full; make room, and run this again")
+        tell(f"{program}: error: the disk is full; make room, and run this again")
         return 1
 
 
@@ -175,16 +175,24 @@ def _run(program: str, verbs: Sequence[Verb], words: list[str]) -> int:
         signal.signal(signal.SIGTERM, _terminated)
         return verb.run(_parse(program, verb, words[1:]))
     except TraplineError as error:
-        _say(f"{program} {verb.name}: error: {error}")
+        tell(f"{program} {verb.name}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say(f"{program} {verb.name}: interrupted")
+        tell(f"{program} {verb.name}: interrupted")
         return 130
 
 
 def drop_output() -> None:
     """Lets what could not be printed go nowhere, or Python would try once more at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(line: str) -> None:
+    """Prints a line on standard error. That nobody reads it any more, a log's reader say, changes nothing."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _parse(program: str, verb: Verb, words: Sequence[str]) -> Options:
@@ -229,7 +237,3 @@ def _top_level(program: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(143)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

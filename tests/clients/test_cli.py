@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import progress
+from clients import progress, results
 from clients.answers import Result
 from trapline.errors import ImageUnreadable
 
@@ -133,6 +133,30 @@ def test_ctrl_c_keeps_the_finished_rows(running, photos):
     assert len(rows_of((photos / "rows.partial-2.csv").read_text())) == 3
     assert out.read_text() == "an earlier job's"
     assert (photos / "rows.partial.csv").read_text() == "an earlier, interrupted job's"
+
+
+def test_ctrl_c_is_130_though_nobody_reads_the_log(running, photos):
+    """Ctrl-C ends `| tee log` as well: that the log's reader has gone changes no exit code."""
+    running.script.silent[b"animal 6"] = 99
+    read, write = os.pipe()
+    command = ["classify", photos, "--server", running.address, "--model", "fox", "--window", "1"]
+    with subprocess.Popen([script(), *command, "--out", photos / "rows.csv"], stderr=write) as process:
+        os.close(write)
+        assert running.script.silence.wait(20)
+        os.close(read)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert len(rows_of((photos / "rows.partial.csv").read_text())) == 3
+
+
+def test_rows_are_in_the_file_at_once_and_whole(tmp_path):
+    """Whatever ends the process, what is done is kept; a carriage return in a name is no end of a row."""
+    names = ("a.jpg", "site A\r/1.jpg", "b.jpg")
+    with results.written_to(tmp_path / "a.csv", top_k=1) as write:
+        for index, name in enumerate(names):
+            write(Result(index=index, source=name, refusal=ImageUnreadable("no image")))
+            with (tmp_path / "a.partial.csv").open(newline="") as file:
+                assert [row["path"] for row in csv.DictReader(file)] == list(names[: index + 1])
 
 
 def test_a_server_lost_half_way_leaves_a_row_for_each_image(running, photos, trapline):

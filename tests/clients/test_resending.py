@@ -1,6 +1,7 @@
 """Every image has one result, whatever servers do: a fleet without a network plays what Hypothesis draws."""
 
 import queue
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,60 @@ def test_what_was_answered_before_the_job_is_given_up_is_handed_over():
     """The answer and the end of the only server come together: the answer is not thrown away."""
     found = results_of(Server(["answer", "gone"]), images=4, window=1)
     assert found == [(0, True), (1, True), (2, False), (3, False)]
+
+
+class Restarts(Server):
+    """Answers two images and stops in order, once; it is back at once."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.count = 0
+
+    def take(self, stream: Stream, request_id: str) -> None:
+        """Answers; after the second image it ends the stream."""
+        super().take(stream, request_id)
+        self.count += 1
+        if self.count == 2:
+            stream.put(Ended(ShuttingDown("stops")))
+
+
+def test_a_slow_consumer_does_not_take_a_restart_for_the_end():
+    """Who takes longer over a result than the job's patience finds the server back, and goes on."""
+    stream = ResendingStream(
+        [SimpleNamespace(classify_stub=Restarts())],
+        model="models/m",
+        request=lambda content: classify_pb2.ClassifyRequest(model="models/m", image=content),
+        window=1,
+        timeout_seconds=0.03,
+    )
+    found = []
+    for result in stream.results(b"%d" % number for number in range(4)):
+        found.append(result.answer is not None)
+        time.sleep(0.06)
+    assert found == [True] * 4
+
+
+def test_each_stream_is_told_that_nothing_more_comes(monkeypatch):
+    """Also one that its server ended: a thread of gRPC waits for more requests as long as nobody says so."""
+    opened, closed = [], []
+
+    class Watched(Stream):
+        """Notes what was opened and closed."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+        def half_close(self) -> None:
+            """Notes it."""
+            closed.append(self)
+
+        finish = cancel = half_close
+
+    monkeypatch.setattr(lane, "Stream", Watched)
+    results_of(Server(["answer", "break", "break"]), images=4, window=1)
+    assert len(opened) >= 3
+    assert set(map(id, opened)) == set(map(id, closed))
 
 
 @settings(max_examples=150, deadline=None)

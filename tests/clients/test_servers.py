@@ -2,11 +2,13 @@
 
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from clients.classifier import Classifier
 from clients.connection import ServerUnreachable
+from clients.servers import Servers
 from trapline.errors import ImageUnreadable, InternalError, RequestInvalid, ShuttingDown
 from trapline.request_id import is_request_id
 
@@ -195,3 +197,40 @@ def test_an_unhealthy_server_alone_is_waited_for(running, health):
         results = classifier.classify_many(images(3))
         threading.Timer(0.2, lambda: health(running).set("trapline.v1.ClassifyService", serving=True)).start()
         assert labels_of(results) == images(3)
+
+
+def test_servers_that_answered_once_are_waited_for(monkeypatch, nobody):
+    """A restart that takes longer than the 5 s of a first call is waited for."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr("clients.connection.time", clock)
+    servers = Servers([nobody])
+
+    def attempt(*_: object) -> str:
+        if now[0] < 8:
+            raise ServerUnreachable("restarting")
+        return "back"
+
+    with pytest.raises(ServerUnreachable):
+        servers.persist(attempt, timeout_seconds=60)
+    now[0] = 0.0
+    assert servers.persist(lambda *_: "there", timeout_seconds=60) == "there"
+    assert servers.persist(attempt, timeout_seconds=60) == "back"
+    servers.close()
+
+
+def test_bytes_that_wait_for_their_turn_are_few(running):
+    """Results hold the bytes that they are of: where one image is late, no more than a window is taken ahead of it."""
+    running.script.silent[b"animal 0"] = 1
+    taken = []
+
+    def many():
+        for content in images(2000):
+            taken.append(content)
+            yield content
+
+    with Classifier(running.address, model="fox", timeout_seconds=2) as classifier:
+        results = classifier.classify_many(many(), window=4)
+        next(results)
+        results.close()
+    assert len(taken) <= 3 * 4

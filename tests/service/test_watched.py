@@ -56,3 +56,24 @@ def test_content_that_cannot_be_used_is_told_until_it_can(tmp_path, monkeypatch)
     assert (watched.current(), *counted()) == ("good", 1, 0, 1)
     replace(path, "better")
     assert (watched.current(), *counted()) == ("better", 0, 1, 1)
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    """Who may read a file changes without its time, size or inode: the new content is in force once it can be read."""
+    monkeypatch.setattr("trapline.service.watched.LOOK_SECONDS", 0.0)
+    path, state, metrics = tmp_path / "file", SimpleNamespace(denied=False), ServiceMetrics()
+    path.write_text("old")
+
+    def read() -> str:
+        if state.denied:
+            raise UsageError("cannot read it (Permission denied)")
+        return path.read_text()
+
+    watched = Watched("tokens", [path], read=read, metrics=metrics)
+    replace(path, "new")
+    state.denied = True
+    assert [watched.current() for _ in range(3)] == ["old"] * 3
+    labels = {"file": "tokens", "outcome": "failed"}
+    assert metrics.registry.get_sample_value("trapline_credential_reloads_total", labels) == 1
+    state.denied = False
+    assert watched.current() == "new"

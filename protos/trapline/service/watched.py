@@ -36,6 +36,8 @@ class Watched(Generic[Value]):
         self._name, self._paths, self._read = name, tuple(paths), read
         self._seen = self._signature()
         self._value = read()
+        # Why they could not be used at the last look. Their owner or a disk may change that, and no signature with it.
+        self._problem = ""
         self._next_look = time.monotonic() + LOOK_SECONDS
         # gRPC asks for certificates from threads of its own.
         self._lock = threading.Lock()
@@ -54,17 +56,21 @@ class Watched(Generic[Value]):
     def _look(self) -> None:
         self._next_look = time.monotonic() + LOOK_SECONDS
         signature = self._signature()
-        if signature == self._seen:
+        if signature == self._seen and not self._problem:
             return
         # As it was before reading: what changes meanwhile is seen at the next look.
-        self._seen = signature
+        changed, self._seen = signature != self._seen, signature
         try:
             self._value = self._read()
         except UsageError as error:
+            told, self._problem = self._problem, str(error)
+            if not changed and self._problem == told:
+                return
             self._reloads["failed"].inc()
             self._kept.set(1)
             _log.error("event=credentials_kept file=%s reason=%r", self._name, str(error))
             return
+        self._problem = ""
         self._reloads["ok"].inc()
         self._kept.set(0)
         _log.info("event=credentials_reloaded file=%s", self._name)
