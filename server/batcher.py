@@ -63,6 +63,8 @@ class Batcher:
         self._batches: set[Batch] = set()
         self._failures = 0
         self._filling: asyncio.TimerHandle | None = None
+        # Images that wait for no others any more: they have waited long enough, or were a whole batch.
+        self._due = 0
         self._empty = asyncio.Event()
         self._places = Places(limits, model_id=model_id, metrics=metrics, on_release=self._released)
         self._loop = asyncio.get_running_loop()
@@ -180,7 +182,9 @@ class Batcher:
 
     def start(self, offer: Offer) -> Taken | None:
         """Starts the next batch, if there is one to start; `Lanes` calls it."""
-        if len(self._queue) < self._limits.max_batch and (offer.full_only or self._filling is not None):
+        if len(self._queue) >= self._limits.max_batch:
+            self._due = max(self._due, self._limits.max_batch)
+        elif offer.full_only or (self._filling is not None and not self._due):
             return None
         if self._filling is not None:
             self._filling.cancel()
@@ -191,7 +195,8 @@ class Batcher:
         if not alone:
             size = min(self.pace.loaded_count(), math.ceil(len(self._queue) / offer.free))
         images = self._queue.take(size)
-        if len(self._queue) and self._limits.max_delay_seconds:
+        self._due = min(max(0, self._due - len(images)), len(self._queue))
+        if len(self._queue) and self._limits.max_delay_seconds and not self._due:
             self._fill()
         if not images:
             return None
@@ -211,7 +216,7 @@ class Batcher:
         self._filling = self._loop.call_later(self._limits.max_delay_seconds, self._filled)
 
     def _filled(self) -> None:
-        self._filling = None
+        self._filling, self._due = None, len(self._queue)
         self._lanes.want(self)
 
     def _running(self, batch: Batch) -> Outcome:

@@ -25,9 +25,11 @@ def check_models(config: CheckConfig) -> int:
         raise TraplineError(f"--models: {config.models} has no models; publish one with `trainer publish`")
     good = True
     for model_id in model_ids:
-        versions = repository.versions(model_id)
+        found = repository.look(model_id)
+        versions = found.versions
         if not versions:
-            print(f"{model_id}: broken: the folder has no version folder (1, 2, 3 ...)", flush=True)
+            why = found.problem or "the folder has no version folder (1, 2, 3 ...)"
+            print(f"{model_id}: broken: {why}", flush=True)
         broken = []
         for version in versions:
             try:

@@ -4,10 +4,9 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
-from trapline.command_line import Verb
+from trapline.command_line import Verb, tell
 from trapline.command_line import main as run_program
 from trapline.service.logs import log_to_stderr
 from trapline.service.process import announce, asked_to_end, log_settings
@@ -17,6 +16,9 @@ from .memory import keep_for_good
 
 if TYPE_CHECKING:
     from .app import Server
+
+# How long a model that is being read may hold the end.
+_LOAD_SECONDS = 5.0
 
 
 def main() -> int:
@@ -61,12 +63,18 @@ async def _serve(config: ServerConfig) -> int:
         await server.stop()
     if is_lost:
         sentence = f"{lost.result()}, and only a new process can mend that: start the server anew"
-        print(f"server run: error: {sentence}", file=sys.stderr, flush=True)
+        tell(f"server run: error: {sentence}")
         logging.shutdown()
         os._exit(1)
-    if asked.result() == signal.SIGINT:
+    interrupted, code = asked.result() == signal.SIGINT, 1 if cut_off else 0
+    if not await server.models.has_let_go(_LOAD_SECONDS):
+        # Storage that is away holds the thread that reads a model, and that thread would hold the process.
+        logging.getLogger(__name__).warning("event=ended_while_loading")
+        logging.shutdown()
+        os._exit(130 if interrupted else code)
+    if interrupted:
         raise KeyboardInterrupt
-    return 1 if cut_off else 0
+    return code
 
 
 async def _start(server: "Server") -> None:

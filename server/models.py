@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -49,6 +49,7 @@ class Models:
         self._settled = False
         # One load at a time: two at once would need the memory of both, and slow down who is served.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loading: Future[Session] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -119,8 +120,11 @@ class Models:
             ModelNotFound: No such model or version.
             ModelInvalid: It cannot be served; what was served before still is.
         """
-        if model_id not in self._slots and (await self._looks.model(model_id)).versions:
-            self._slots.setdefault(model_id, new_slot(model_id, self._metrics))
+        if model_id not in self._slots:
+            versions = (await self._looks.model(model_id)).versions
+            is_there = parse_version(version) in versions if version else bool(versions)
+            if is_there and model_id not in self._slots:  # a watch may have found it meanwhile
+                self._slots[model_id] = new_slot(model_id, self._metrics)
         await asyncio.shield(self._spawn(self._reload(self.slot(model_id), version)))
         return self.slot(model_id)
 
@@ -135,10 +139,18 @@ class Models:
                 slot.serving.batcher.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def has_let_go(self, seconds: float) -> bool:
+        """Whether, within so many seconds, no thread works on a model any more; to be called after `close`."""
+        if self._loading is None:
+            return True
+        return not (await asyncio.to_thread(wait, [self._loading], seconds)).not_done
+
     async def _reload(self, slot: ModelSlot, version: str) -> None:
         async with slot.lock:
             found = await self._looks.model(slot.model_id)
             wanted = parse_version(version) if version else None
+            if found.problem and not found.versions:
+                raise ModelInvalid(f"models/{slot.model_id}: {found.problem}", model=f"models/{slot.model_id}")
             if version and wanted not in found.versions:
                 name = f"models/{slot.model_id}"
                 sentence = f"{name} has no version {shown(version)}; publish it first, or leave the version out"
@@ -167,13 +179,16 @@ class Models:
         """
         # One look, with the lock: one from before could have missed the pin. All is decided from what it found.
         found = await self._looks.model(slot.model_id)
+        unseen = slot.unseen(found, self._metrics)
+        if unseen is not None and slot.serving is not None:
+            return  # it may be what is wanted
         versions, pin = found.versions, slot.pin(found)
         if pin is not None and pin in versions:
             if slot.serving is not None and slot.serving.version == pin:
                 return
             # Another server of this repository, or this one before its restart, was told to serve it.
             versions = [pin, *versions]
-        errors = list[tuple[int, Refusal]]()
+        errors: list[tuple[int, Refusal]] = [] if unseen is None else [(0, unseen)]
         for version in versions:
             if slot.serving is not None and version != pin and version <= slot.serving.version:
                 break
@@ -188,7 +203,7 @@ class Models:
                 continue
             if version == pin:
                 break
-        if not versions and slot.serving is None:
+        if not versions and slot.serving is None and unseen is None:
             errors.append((0, slot.no_version(self._metrics)))
         slot.error = errors[0] if errors else None
         slot.tried = True
@@ -198,10 +213,11 @@ class Models:
         began = time.monotonic()
         refusal: ModelInvalid | None = None
         try:
-            loop = asyncio.get_running_loop()
-            session = await loop.run_in_executor(self._loader, self._load, slot.model_id, version)
+            self._loading = self._loader.submit(self._load, slot.model_id, version)
+            session = await asyncio.wrap_future(self._loading)
         except Exception as error:  # noqa: BLE001  # whatever a broken file raises, the other models are served
             refusal = slot.invalid(version, as_refusal(error), self._metrics)
+        self._loading = None  # it would keep what it gave or raised
         if refusal is not None:
             # Out here, so that what is kept has no `error` behind it, whose frames hold the file's bytes and session.
             slot.failed[version] = (found.signatures[version], refusal)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trapline.errors import UsageError
 from trapline.model_file import MODEL_ID_PATTERN
+from trapline.service.errors import shown
 
 _log = logging.getLogger(__name__)
 
@@ -23,10 +24,12 @@ class Found:
     Attributes:
         signatures: By version, newest first; a signature changes when the version's file does.
         pinned: The version that its pin file names; None for the newest.
+        problem: What could not be seen, and what to do: which version is wanted is then not known. Empty where all was.
     """
 
     signatures: dict[int, tuple[int, int]]
     pinned: int | None
+    problem: str = ""
 
     @property
     def versions(self) -> list[int]:
@@ -56,29 +59,24 @@ class Repository:
         """Ids of the models' folders, sorted."""
         return sorted(name for name in self._names(self.root) if MODEL_ID_PATTERN.fullmatch(name))
 
-    def versions(self, model_id: str) -> list[int]:
-        """The versions of a model, newest first; empty where it has none."""
-        try:
-            names = self._names(self.root / model_id)
-        except OSError:
-            return []
-        return sorted((int(name) for name in names if _VERSION.fullmatch(name)), reverse=True)
-
     def look(self, model_id: str) -> Found:
         """What there is of a model: its versions, their files' signatures, its pin."""
-        signatures = {version: self.signature(model_id, version) for version in self.versions(model_id)}
-        return Found(signatures=signatures, pinned=self.pinned(model_id))
+        home = self.root / model_id
+        try:
+            names = self._names(home)
+        except FileNotFoundError:
+            names = []
+        except OSError as error:
+            problem = f"its folder cannot be read ({error.strerror}); have the server's user read it"
+            return Found(signatures={}, pinned=None, problem=problem)
+        versions = sorted((int(name) for name in names if _VERSION.fullmatch(name)), reverse=True)
+        signatures = {version: self.signature(model_id, version) for version in versions}
+        pinned, problem = _pinned(home / PIN_FILE)
+        return Found(signatures=signatures, pinned=pinned, problem=problem)
 
     def file(self, model_id: str, version: int) -> Path:
         """The file of one version, whether it is there or not."""
         return self.root / model_id / str(version) / "model.onnx"
-
-    def pinned(self, model_id: str) -> int | None:
-        """The version that a model was pinned to; None for the newest."""
-        try:
-            return parse_version((self.root / model_id / PIN_FILE).read_text(encoding="ascii").strip())
-        except (OSError, ValueError):
-            return None
 
     def pin(self, model_id: str, version: int | None) -> bool:
         """Pins a model to a version, for every server of the repository and past a restart; None takes the pin away.
@@ -110,6 +108,21 @@ class Repository:
     @staticmethod
     def _names(folder: Path) -> list[str]:
         return [entry.name for entry in folder.iterdir() if entry.is_dir()]
+
+
+def _pinned(path: Path) -> tuple[int | None, str]:
+    """The version that a pin file names, None for the newest, and what keeps it from being told."""
+    name, advice = f"its file {path.name}", "write the number of a version into it, or delete it for the newest"
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"{name} cannot be read ({error.strerror}); have the server's user read it, or {advice}"
+    except UnicodeDecodeError:
+        return None, f"{name} is no text; {advice}"
+    pinned = parse_version(text)
+    return pinned, "" if pinned is not None else f"{name} has {shown(text)} in it; {advice}"
 
 
 def parse_version(text: str) -> int | None:

@@ -81,9 +81,18 @@ class ModelSlot:
 
     def pin(self, found: Found) -> int | None:
         """The version to stay with: the pin file's, unless a reload overruled it and the file is as it was then."""
-        if self.unkept_pin is not None and found.versions and found.pinned != self.unkept_pin.in_file:
+        is_seen = found.versions and not found.problem
+        if self.unkept_pin is not None and is_seen and found.pinned != self.unkept_pin.in_file:
             self.unkept_pin = None  # somebody wrote it, or took it away, since
         return self.unkept_pin.asked if self.unkept_pin is not None else found.pinned
+
+    def unseen(self, found: Found, metrics: Metrics) -> Refusal | None:
+        """Takes note of whether all was seen that decides what to serve; the refusal that tells what was not."""
+        if found.problem:
+            return self._told_once(f"models/{self.model_id}: {found.problem}", metrics)
+        if self.serving is not None and self.error is not None and self.error[0] == 0:
+            self.error = None
+        return None
 
     def invalid(self, version: int, error: Refusal, metrics: Metrics) -> ModelInvalid:
         """Takes note of a version that cannot be served (0: there is none); the refusal that tells of it."""
@@ -97,10 +106,16 @@ class ModelSlot:
         _log.error("event=model_invalid model=%s version=%d reason=%r", self.model_id, version, reason)
         return refusal
 
-    def no_version(self, metrics: Metrics) -> ModelInvalid:
+    def no_version(self, metrics: Metrics) -> Refusal:
         """Takes note that there is no version at all; the refusal that tells of it."""
         sentence = "its folder has no version folder (1, 2, 3 ...); publish one"
-        return self.invalid(0, ModelInvalid(f"models/{self.model_id} cannot be served: {sentence}"), metrics)
+        return self._told_once(f"models/{self.model_id} cannot be served: {sentence}", metrics)
+
+    def _told_once(self, text: str, metrics: Metrics) -> Refusal:
+        """`invalid` for what is wrong with no one version, but not at each look anew."""
+        if self.error is not None and str(self.error[1]) == text:
+            return copy.copy(self.error[1])
+        return self.invalid(0, ModelInvalid(text), metrics)
 
 
 def new_slot(model_id: str, metrics: Metrics) -> ModelSlot:

@@ -490,6 +490,30 @@ async def test_a_server_ends_though_its_storage_is_away(kit, models, program, st
     await stubs.channel.close()
 
 
+HANGS_WHEN_READING = """
+import sys, time
+from server import app, cli
+def read_file(path):
+    print("server reading listen=-", flush=True)
+    time.sleep(600)
+app.read_file, cli._LOAD_SECONDS = read_file, 0.5
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_a_server_ends_though_a_model_is_being_read(models, number, code):
+    """Storage that goes away in the middle of a file holds the thread that reads, and not the process."""
+    server = Program("--models", str(models), program=(sys.executable, "-c", HANGS_WHEN_READING))
+    try:
+        await server.line("server reading")
+        server.process.send_signal(number)
+        async with asyncio.timeout(15):
+            assert await server.ended() == code
+    finally:
+        server.close()
+
+
 async def test_health_goes_on_after_a_fault_of_its_own(kit, models, caplog):
     """A look at the device that raises is logged, and the next one is made all the same: a lost device is told."""
     asked = []

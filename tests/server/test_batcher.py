@@ -512,6 +512,29 @@ async def test_few_images_use_all_lanes():
     await queue.close()
 
 
+@pytest.mark.parametrize("count", [3, 4])
+async def test_what_has_waited_its_delay_runs_on_every_free_lane(count):
+    """Images whose delay is over, or that make a whole batch, do not wait once more when a lane has taken a part."""
+    held = Held()
+    queue = batcher(held, lanes=lanes_of(2), arranged=arrangement(2, batch=2), max_delay_seconds=1000.0)
+    tasks = [asyncio.create_task(classify(queue, number)) for number in range(count)]
+    await asyncio.sleep(0.01)
+    assert held.batches == ([] if count == 3 else held.batches)
+    if count == 3:
+        queue._filled()  # as the timer would
+    async with asyncio.timeout(20):
+        await held.running(2)
+    assert sorted(map(len, held.batches)) == [count - 2, 2]
+    late = asyncio.create_task(classify(queue, 9))
+    held.go.set()
+    await asyncio.gather(*tasks)
+    await asyncio.sleep(0.01)
+    assert not late.done(), "what comes after them waits as before"
+    queue._filled()
+    assert (await late).scores.tolist() == [9, 9]
+    await queue.close()
+
+
 async def test_a_full_batch_is_prepared_while_the_device_works():
     """On one device a second batch begins beside the first when it is full; one that could still grow waits."""
     held, lanes = Held(), lanes_of(2, one_device=True)

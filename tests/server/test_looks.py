@@ -4,6 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -108,3 +109,48 @@ async def test_a_reload_overrules_a_pin_that_it_cannot_take_away(kit, models, re
         pin.write_bytes(b"1\n")
         await server.models.refresh()
         assert slot.serving.version == 1
+
+
+async def test_a_folder_that_cannot_be_read_changes_nothing(kit, models, monkeypatch, caplog):
+    """What is served stays, and what is wrong is told once; a reload says so, and not that there is no such version."""
+    kit.publish(models, "colours", 2, kit.model_bytes())
+    names = Repository._names
+
+    def stale(folder: Path) -> list[str]:
+        if folder.name == "colours":
+            raise OSError(116, "Stale file handle")
+        return names(folder)
+
+    async with kit.running(models) as (server, stubs):
+        with monkeypatch.context() as patched:
+            patched.setattr(Repository, "_names", staticmethod(stale))
+            for _ in range(3):
+                await server.models.refresh()
+            assert caplog.text.count("Stale file handle") == 1
+            for version in ("", "1"):
+                with pytest.raises(grpc.aio.AioRpcError, match="Stale file handle"):
+                    await reload(stubs, version)
+            slot = server.models.slot("colours")
+            assert (slot.serving.version, "Stale file handle" in str(slot.error[1])) == (2, True)
+        await server.models.refresh()
+        assert (slot.serving.version, slot.error) == (2, None)
+
+
+async def test_a_look_that_fails_keeps_what_a_reload_asked_for(kit, models, read_only, monkeypatch):
+    """One pin file that cannot be read for a moment is nobody's change of it."""
+    for number in (2, 3):
+        kit.publish(models, "colours", number, kit.model_bytes())
+    (models / "colours" / "pinned").write_bytes(b"1\n")
+    async with kit.running(models) as (server, stubs):
+        read_only()
+        assert (await reload(stubs, "2")).version == "2"
+
+        def fails(*_: object, **__: object) -> str:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_text", fails)
+            await server.models.refresh()
+        for _ in range(2):
+            assert server.models.slot("colours").serving.version == 2
+            await server.models.refresh()

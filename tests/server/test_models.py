@@ -388,6 +388,38 @@ async def test_a_pinned_version_that_is_gone_or_broken_stops_nothing(kit, models
         assert "version 7" in str(server.models.slot("colours").error[1])
 
 
+@pytest.mark.parametrize("pin", [b"", b"v2\n", b"\xff\n", None])
+async def test_a_pin_that_cannot_be_understood_changes_nothing(kit, models, pin):
+    """While its pin file is half written or unreadable a model stays with its version, and says why."""
+    kit.publish(models, "colours", 2, kit.model_bytes())
+    path = models / "colours" / "pinned"
+    async with kit.running(models) as (server, stubs):
+        await reload(stubs, "1")
+        path.unlink()
+        if pin is None:
+            path.mkdir()
+        else:
+            path.write_bytes(pin)
+        for _ in range(2):
+            await server.models.refresh()
+            assert await version(kit, stubs) == "1"
+            model = await stubs.models.GetModel(model_pb2.GetModelRequest(name=NAME))
+            assert "pinned" in model.last_error.message
+            assert (model.state, reason_name(from_status(model.last_error))) == (
+                model_pb2.Model.STATE_ACTIVE,
+                "MODEL_INVALID",
+            )
+        async with kit.running(models) as (_, fresh):
+            assert await version(kit, fresh) == "2"
+            model = await fresh.models.GetModel(model_pb2.GetModelRequest(name=NAME))
+            assert "pinned" in model.last_error.message
+        path.rmdir() if pin is None else path.unlink()
+        path.write_text("1\n")
+        await server.models.refresh()
+        model = await stubs.models.GetModel(model_pb2.GetModelRequest(name=NAME))
+        assert (model.version, model.HasField("last_error")) == ("1", False)
+
+
 async def test_a_pin_that_cannot_be_written_down_holds_in_this_server(kit, models, monkeypatch, caplog):
     """With a repository that is read only, the log says that the pin is not kept, and a watch leaves it alone."""
     kit.publish(models, "colours", 2, kit.model_bytes())
@@ -445,6 +477,17 @@ async def test_a_reload_brings_in_a_model_that_was_not_there(kit, models):
         await server.models.refresh()
         fresh = await stubs.models.GetModel(model_pb2.GetModelRequest(name="models/fresh"))
         assert (fresh.version, fresh.HasField("last_error")) == ("3", False)
+
+
+async def test_a_reload_of_an_unknown_version_brings_no_model_in(kit, models):
+    """A model that was not seen before stays unknown: nothing would ever load it, and callers would wait for that."""
+    async with kit.running(models) as (_, stubs):
+        kit.publish(models, "fresh", 1, kit.model_bytes())
+        for unknown in ("7", "x"):
+            assert reason_name(await refusal(reload(stubs, unknown, name="models/fresh"))) == "MODEL_NOT_FOUND"
+            request = model_pb2.GetModelRequest(name="models/fresh")
+            assert reason_name(await refusal(stubs.models.GetModel(request))) == "MODEL_NOT_FOUND"
+        assert (await reload(stubs, "1", name="models/fresh")).version == "1"
 
 
 async def test_a_model_without_versions_is_told_as_failed(kit, models):
