@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from trapline.command_line import Verb
+from trapline.command_line import Verb, tell
 from trapline.command_line import main as command_line
 from trapline.processors import thread_count
 
@@ -59,7 +59,7 @@ def main() -> int:
     with contextlib.redirect_stderr(said):
         code = command_line("trainer", verbs)
     if code != UsageError.exit_code:
-        print(said.getvalue(), end="", file=sys.stderr)
+        tell(said.getvalue().removesuffix("\n"))
     return code
 
 
@@ -262,4 +262,5 @@ def _need(*modules: str) -> None:
     """Refuses at once, not after a minute of work, where the extra was not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise TrainerError(f"{', '.join(missing)} not installed; install Trapline with pip install 'trapline[trainer]'")
+        install = "install Trapline with pip install '.[trainer]' at its repository's top"
+        raise TrainerError(f"{', '.join(missing)} not installed; {install}")

@@ -221,7 +221,8 @@ def check_parity(
         best, wanted = int(row.argmax()), int(reference.argmax())
         # Two classes that share the first place to within the tolerance have no best one to disagree on.
         same = best == wanted or float(reference[wanted] - reference[best]) <= TOLERANCE
-        if difference > TOLERANCE or not same:
+        # Turned round, as what is no number is not above anything.
+        if not difference <= TOLERANCE or not same:
             raise ParityError(
                 f"the exported file and the checkpoint disagree on {photo}: {model.labels[best]} {row[best]:.4f} "
                 f"against {model.labels[wanted]} {reference[wanted]:.4f}, largest difference {difference:.2g}; "
@@ -241,7 +242,7 @@ def check_parity(
 def _unlike(photo: Path, score: float, expected: float) -> float:
     """How far an unknown score is off, as a share; refused where that is too much."""
     difference = abs(score - expected) / max(1.0, expected)
-    if difference > UNKNOWN_TOLERANCE:
+    if not difference <= UNKNOWN_TOLERANCE:
         raise ParityError(
             f"the exported file and the checkpoint disagree on how unlike all classes {photo} is: {score:.4f} against "
             f"{expected:.4f}; the file is not to be trusted: report this with the run's plan.json"

@@ -58,7 +58,7 @@ def choose_fit(seen: Mapping[str, NDArray[np.float64]], groups: NDArray[np.int64
 def table(chosen: str, scores: Mapping[str, FitScore]) -> str:
     """The comparison as lines for a person."""
     if not scores:
-        return "--fit auto: a class has too few groups for a comparison; photos are stretched"
+        return "--fit auto: the groups of a class cannot be divided among folds to compare; photos are stretched"
     lines = ["--fit auto, by cross-validation on the training part:"]
     for fit, score in scores.items():
         mark = "  <- taken" if fit == chosen else ""

@@ -1,15 +1,16 @@
 """What a run says about its own photos and figures: doubted labels, near duplicates across parts, and sentences."""
 
-import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trapline.csv_rows import CsvRows
 
 from .config import RunConfig
 from .data import Data
@@ -109,9 +110,9 @@ def _write_suspects(data: Data, answers: OutOfFold, folder: Path) -> list[Suspec
 
 def _duplicates_csv(pairs: Sequence[Duplicate]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Duplicate)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(pair) for pair in pairs)
+    writer = CsvRows(buffer)
+    writer.writerow(field.name for field in fields(Duplicate))
+    writer.writerows(astuple(pair) for pair in pairs)
     return buffer.getvalue()
 
 

@@ -49,7 +49,7 @@ def out_of_fold(
     held_out = None if head is None else head.held_out
     answers = {part: probabilities[part] for part in ("val", "test")}
     if held_out is None:
-        why = "a class has too few groups for folds" if head is not None else "there is no frozen stage"
+        why = "the groups of a class cannot be divided among folds" if head is not None else "there is no frozen stage"
         sentence = f"training photos have no out-of-fold answers: {why}"
     else:
         sentence = "training photos by cross-validation of the frozen head, the others by the frozen head"

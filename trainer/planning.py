@@ -53,28 +53,40 @@ def new_plan(config: RunConfig, data: Data, *, choices: dict[str, Any]) -> dict[
     balance = config.balance
     if balance == "auto":
         balance = "loss" if unequal > _UNEQUAL else "none"
-    on_gpu, pretrained = choices["device"] != "cpu", choices["pretrained"]
-    batch_size = config.batch_size or (64 if on_gpu else 32)
+    pretrained, of_device = choices["pretrained"], by_device(config, choices["device"])
+    # A study has made these for all of its runs.
+    of_device |= {name: choices[name] for name in of_device if name in choices}
+    batch_size = of_device["batch_size"]
     steps = steps_in_epoch(len(targets), batch_size) * max(1, config.epochs)
     rate = config.learning_rate if isinstance(config.learning_rate, float) else None
-    return choices | {
-        "batch_size": batch_size,
-        "learning_rate": rate or (1e-4 if pretrained else 1e-3),
-        "patience": config.patience or max(_PATIENCE, config.epochs // 2),
-        "balance": balance,
-        "largest_class_over_smallest": unequal,
-        "optimizer": config.optimizer,
-        "schedule": config.schedule,
-        "weight_decay": config.weight_decay,
-        "earliest_rate": config.earliest_rate,
-        "label_smoothing": config.label_smoothing,
-        "ema_decay": min(_LONGEST_AVERAGE, max(0.0, 1 - 1 / (_AVERAGED_SHARE * steps))) if config.ema else 0.0,
-        "augment": config.augment,
-        "rotation_degrees": config.rotation_degrees,
-        "mixup": config.mixup,
-        "cutmix": config.cutmix,
-        "views": config.views if config.augment != "none" else 1,
-        "features_in_bfloat16": fast_bfloat16(torch.device(choices["device"])),
+    return (
+        choices
+        | of_device
+        | {
+            "learning_rate": rate or (1e-4 if pretrained else 1e-3),
+            "patience": config.patience or max(_PATIENCE, config.epochs // 2),
+            "balance": balance,
+            "largest_class_over_smallest": unequal,
+            "optimizer": config.optimizer,
+            "schedule": config.schedule,
+            "weight_decay": config.weight_decay,
+            "earliest_rate": config.earliest_rate,
+            "label_smoothing": config.label_smoothing,
+            "ema_decay": min(_LONGEST_AVERAGE, max(0.0, 1 - 1 / (_AVERAGED_SHARE * steps))) if config.ema else 0.0,
+            "augment": config.augment,
+            "rotation_degrees": config.rotation_degrees,
+            "mixup": config.mixup,
+            "cutmix": config.cutmix,
+            "views": config.views if config.augment != "none" else 1,
+        }
+    )
+
+
+def by_device(config: RunConfig, device: str) -> dict[str, Any]:
+    """What is chosen by the device: `batch_size` where no option gives it, and `features_in_bfloat16`."""
+    return {
+        "batch_size": config.batch_size or (64 if device != "cpu" else 32),
+        "features_in_bfloat16": fast_bfloat16(torch.device(device)),
     }
 
 

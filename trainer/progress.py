@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from trapline.command_line import tell
 from trapline.v1 import metadata_pb2, train_pb2
 
 _PLAIN_SECONDS = 10.0
@@ -163,7 +164,7 @@ class PlainReport:
 
     def say(self, sentence: str) -> None:
         """Prints the sentence."""
-        print(sentence, file=sys.stderr, flush=True)
+        tell(sentence)
 
     def progress(self, event: Progress) -> None:
         """Prints a line when the phase ends or ten seconds have passed."""

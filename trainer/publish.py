@@ -5,13 +5,13 @@ other precisions that lie beside the exported one, `model.int8.onnx` and `model.
 """
 
 import errno
-import fcntl
 import functools
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trapline import model_file
@@ -23,6 +23,8 @@ from .run_folder import write_atomically
 MODEL_FILE = model_file.file_name()
 # How the folder is called that a version is written into.
 _TEMPORARY = ".publishing-"
+# Publishing takes seconds; what is a day old was left behind by one that was killed.
+_LEFT_BEHIND_SECONDS = 24 * 3600
 
 
 class VersionAppeared(TrainerError):
@@ -91,15 +93,41 @@ def publish_beside(model: Path, models: Path, model_id: str) -> Path:
         UsageError: The id can't name a model's folder.
         TrainerError: The repository cannot be written.
     """
+    version = next(_versions_of(model, models, model_id), None)
+    if version is None:
+        return publish(model, models, model_id)
+    for path in _beside(model):
+        write_atomically(version / path.name, functools.partial(shutil.copyfile, path))
+    _sync(version)
+    return version
+
+
+def take_back(model: Path, models: Path, model_id: str, precisions: Iterable[str]) -> list[Path]:
+    """Deletes the files of these precisions beside the same `model` in the repository; gives those that were there.
+
+    Raises:
+        UsageError: The id can't name a model's folder.
+        TrainerError: The repository cannot be written.
+    """
+    names = [model_file.file_name(precision) for precision in precisions]
+    found = [version / name for version in _versions_of(model, models, model_id) for name in names]
+    found = [path for path in found if path.exists()]
+    try:
+        for path in found:
+            path.unlink()
+            _sync(path.parent)
+    except OSError as error:
+        raise TrainerError(f"cannot delete {path} ({error.strerror}), which was refused: do so by hand") from error
+    return found
+
+
+def _versions_of(model: Path, models: Path, model_id: str) -> Iterator[Path]:
+    """The folders of the versions whose `model.onnx` is that very file, the newest first."""
     content = model.read_bytes()
     versions = [path for path in models.glob(f"{_checked(model_id)}/*/{MODEL_FILE}") if path.parent.name.isdigit()]
     for version in sorted(versions, key=lambda path: int(path.parent.name), reverse=True):
         if version.stat().st_size == len(content) and version.read_bytes() == content:
-            for path in _beside(model):
-                write_atomically(version.with_name(path.name), functools.partial(shutil.copyfile, path))
-            _sync(version.parent)
-            return version.parent
-    return publish(model, models, model_id)
+            yield version.parent
 
 
 def _checked(model_id: str) -> str:
@@ -147,37 +175,26 @@ def _rename_to_next(temporary: Path, home: Path, after: int | None) -> Path:
 
 @contextmanager
 def _temporary(home: Path) -> Iterator[Path]:
-    """A folder in `home`, gone afterwards unless it was renamed, and locked as long as its process lives.
-
-    Those of publishers that were killed are deleted first.
-    """
-    with ExitStack() as held:
-        with _opened(home) as of_home:
-            # Until it is locked itself nobody else may take it for one that was left behind.
-            if _is_locked(of_home, fcntl.LOCK_EX):
-                _delete_left_behind(home)
-            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
-            held.callback(shutil.rmtree, temporary, ignore_errors=True)
-            _is_locked(held.enter_context(_opened(temporary)), fcntl.LOCK_EX)
-        yield temporary
-
-
-def _delete_left_behind(home: Path) -> None:
-    for folder in home.glob(f"{_TEMPORARY}*"):
-        if folder.is_symlink() or not folder.is_dir():
-            continue
-        with suppress(OSError), _opened(folder) as descriptor:
-            if _is_locked(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_locked(descriptor: int, operation: int) -> bool:
-    """Whether the folder is locked by this process from now on; never where the file system has no such locks."""
+    """A folder in `home`, gone afterwards unless it was renamed. Those of publishers that were killed are deleted."""
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
     try:
-        fcntl.flock(descriptor, operation)
-    except OSError:
-        return False
-    return True
+        # By the clock of the storage, which more machines than this one may publish to.
+        _delete_left_behind(home, before=temporary.stat().st_mtime - _LEFT_BEHIND_SECONDS)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _delete_left_behind(home: Path, *, before: float) -> None:
+    """Deletes folders of publishers that nothing was written into since `before`.
+
+    No lock tells whether one is still at work: on NFS a lock on a folder is known to its own machine alone.
+    """
+    for folder in home.glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

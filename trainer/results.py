@@ -1,9 +1,8 @@
 """What a trained network leaves behind: the checked ONNX file, figures, predictions, pictures, weights."""
 
-import csv
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata as distributions
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trapline import model_file
+from trapline.csv_rows import CsvRows
 from trapline.v1.metadata_pb2 import Evaluation, Label, ModelMetadata, Preprocessing
 from trapline.v1.metadata_pb2 import Unknowns as UnknownsMessage
 
@@ -184,7 +184,10 @@ def _slug(data: Path) -> str:
 
 def _metrics(data: Data, trained: Trained, measured: Mapping[str, Any], parity: Parity) -> dict[str, Any]:
     counts = Counter(data.split.parts.values())
-    group_count = len(set(data.split.groups.values()))
+    reach: dict[str, set[str]] = defaultdict(set)
+    for path, group in data.split.groups.items():
+        reach[group].add(data.split.parts[path])
+    group_count, torn = len(reach), sum(len(parts) > 1 for parts in reach.values())
     test = measured["test"]
     shown = ("balanced_accuracy", "macro_f1", "classes", "confusion")
     head = None
@@ -196,7 +199,7 @@ def _metrics(data: Data, trained: Trained, measured: Mapping[str, Any], parity: 
         **{key: test[key] for key in shown},
         "split": {
             "rule": data.split.rule,
-            "sentence": f"{group_count} groups of {len(data.scan.photos)} photos, none of them in two parts",
+            "sentence": f"{group_count} groups of {sum(counts.values())} photos, {torn or 'none'} of them in two parts",
             "notes": list(data.split.notes),
             "group_count": group_count,
             "image_counts": {part: counts[part] for part in ("train", "val", "test")},
@@ -215,7 +218,7 @@ def _metrics(data: Data, trained: Trained, measured: Mapping[str, Any], parity: 
 
 def _write_predictions(data: Data, assessed: Assessment, path: Path) -> None:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = CsvRows(buffer)
     labels = data.scan.labels
     shown = [f"probability_{label}" for label in labels]
     writer.writerow(["path", "part", "label", "predicted", "score", "unknown_score", *shown])

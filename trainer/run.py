@@ -118,6 +118,11 @@ def scanned(
         report: Where progress goes.
         world: The processes that train together; one of each machine scans.
     """
+    if world.first:
+        # Before anything can fail: the page leaves these out of what it tells of a failure.
+        places = {"data": str(config.data.resolve()), "cache_dir": str(user_cache_folder(config.cache_dir).resolve())}
+        places |= {"data_as_given": str(config.data), "run_as_given": str(folder.path)}
+        folder.set_state("done" if folder.done else "running", places=places)
     rules = rules_of(config, FITS[0] if config.fit == "auto" else config.fit)
     cache = caches.enter_context(_cache(config, rules))
     photos = world.once_a_machine(
@@ -186,8 +191,7 @@ def _scanned(
             "name a new folder"
         )
     write_atomically(folder.path / "scan.csv", lambda temporary: write_scan_csv(photos, temporary))
-    places = {"data": str(config.data.resolve()), "cache_dir": str(user_cache_folder(config.cache_dir).resolve())}
-    folder.set_state("done" if folder.done else "running", data_digest=photos.data_digest, places=places)
+    folder.set_state("done" if folder.done else "running", data_digest=photos.data_digest)
     left_out = Counter(row.status for row in photos.rejected)
     counts = Counter(photo.label for photo in photos.photos)
     report.say(

@@ -77,16 +77,42 @@ def test_too_few_images_have_no_error_but_their_diagram():
     json.dumps(facts, allow_nan=False)
 
 
+def outcomes(*, groups, burst, off, random):
+    """Scores, whether they are right, groups, and the true error; photos of a group are right together nine in ten."""
+    units = np.repeat(np.arange(groups), burst)
+    confidence = np.clip(random.beta(6, 1.5, groups)[units] + random.normal(0, 0.03, len(units)), 0.52, 0.99)
+    confidence += random.uniform(0, 1e-3, len(units))  # no ties: the bins are those of the ranks
+    chance = np.clip(confidence - off, 0, 1)
+    together = random.random(len(units)) < (0.9 if burst > 1 else 0)
+    right = np.where(together, random.random(groups)[units], random.random(len(units))) < chance
+    bins = np.array_split(np.argsort(confidence), 10)
+    true = sum(abs(float((confidence - chance)[rows].sum())) for rows in bins) / len(units)
+    return np.stack([confidence, 1 - confidence], axis=1).astype(np.float32), np.where(right, 0, 1), units, true
+
+
+@pytest.mark.parametrize(("groups", "burst"), [(200, 1), (40, 10)])
+@pytest.mark.parametrize("off", [0.0, 0.03, 0.1])
+def test_the_interval_holds_the_true_error(groups, burst, off):
+    """In 100 sets, of photos by themselves and of bursts, and the error that is told is always in it."""
+    random, held = np.random.default_rng(6), 0
+    for _ in range(100):
+        rows, targets, units, true = outcomes(groups=groups, burst=burst, off=off, random=random)
+        facts = calibration_figures(rows, targets, units if burst > 1 else None)
+        low, high = facts["ece_interval"]
+        assert 0 <= low <= facts["ece"] <= high <= 1
+        held += low <= true <= high
+    # Of 100 sets with a chance of 0.95, 88 or fewer come in 1 of 200 tries.
+    assert held >= 89
+
+
 def test_groups_widen_the_interval_of_the_error():
-    """Photos that are right together are drawn together."""
-    random = np.random.default_rng(4)
-    confidence = np.repeat(random.uniform(0.6, 0.99, 40), 10)
-    right = np.repeat(random.random(40) < 0.8, 10)
-    rows = np.stack([confidence, 1 - confidence], axis=1).astype(np.float32)
-    targets = np.where(right, 0, 1)
-    grouped = calibration_figures(rows, targets, np.repeat(np.arange(40), 10))["ece_interval"]
-    single = calibration_figures(rows, targets)["ece_interval"]
-    assert grouped[1] - grouped[0] > 1.5 * (single[1] - single[0])
+    """Photos that are right together say less, and more photos say more."""
+    random, widths = np.random.default_rng(4), {}
+    for groups, burst in ((400, 1), (40, 10), (4000, 1)):
+        rows, targets, units, _ = outcomes(groups=groups, burst=burst, off=0.1, random=random)
+        low, high = calibration_figures(rows, targets, units)["ece_interval"]
+        widths[groups] = high - low
+    assert widths[40] > 1.5 * widths[400] > 3 * widths[4000]
 
 
 def test_images_of_one_score_are_in_one_bin():
@@ -133,7 +159,7 @@ def test_bins_of_few_groups_have_no_interval():
 
 def blamed_share(*, count, burst, off, monkeypatch):
     """How often calibration is blamed, of 60 sets three in four of which are right; outcomes follow logits / off."""
-    monkeypatch.setattr("trainer.evaluate.calibrate._DRAWS", 2)  # the rule needs no interval
+    monkeypatch.setattr("trainer.evaluate.error_interval._DRAWS", 2)  # the rule needs no interval
     random, blamed = np.random.default_rng(11), 0
     groups = np.repeat(np.arange(count // burst), burst)
     for _ in range(60):

@@ -208,7 +208,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     }
     study = write_run(tmp_path / "study", [True] * 6)
     (study / "study.json").write_text("{}")
-    cases["is a study; name runs"] = study
+    cases["is a study; its points are no runs"] = study
+    with_runs = write_run(tmp_path / "unfrozen", [True] * 6)
+    (with_runs / "study.json").write_text("{}")
+    write_run(with_runs / "points" / "10-1", [True] * 6)
+    cases["is a study; name runs, such as those under .*points"] = with_runs
     for sentence, other in cases.items():
         with pytest.raises(UsageError, match=sentence):
             comparison_of(a, other)

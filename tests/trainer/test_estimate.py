@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainer import backbone, estimate
+from trainer import backbone, estimate, needs
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.dataset.cache import PixelCache
@@ -30,7 +30,7 @@ from trapline import preprocessing
 
 TRAINER = Path(sys.executable).parent / "trainer"
 MIB = 1 << 20
-WORK = estimate.Work(
+WORK = needs.Work(
     photos={"train": 1000, "val": 200, "test": 200},
     label_count=10,
     views=2,
@@ -148,7 +148,7 @@ def test_a_run_that_goes_on_counts_what_is_left(begun):
 def test_a_disk_without_room_is_refused_before_anything(begun, monkeypatch):
     """The folder, what is free and what is needed are named; what the folder has already is not asked for again."""
     setting, *rest = begun()
-    needed = estimate.disk_bytes(estimate._work(setting, rest[0], rest[2], views=0, has_features=False))
+    needed = needs.disk_bytes(estimate._work(setting, rest[0], rest[2], views=0, has_features=False))
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed))
     with pytest.raises(TrainerError, match=rf"--out: the disk of {setting.folder} has \d+ MiB free, .* up to \d+ MiB"):
         estimate.tell_needs(setting, *rest, fitted=False)
@@ -160,7 +160,7 @@ def test_a_disk_without_room_is_refused_before_anything(begun, monkeypatch):
 def test_too_little_memory_is_a_warning_with_a_batch_that_fits(begun):
     """Somewhat too little: said, with the batch size that would fit, and tried; far too little: refused."""
     setting, *_ = begun()
-    needed = estimate.memory_bytes(WORK, TRIAL, batch_size=64)
+    needed = needs.memory_bytes(WORK, TRIAL, batch_size=64)
     assert estimate._too_little_memory(setting, WORK, TRIAL, needed) is None
     assert setting.report.sentences == []
     assert estimate._too_little_memory(setting, WORK, TRIAL, needed - MIB) is None
@@ -169,8 +169,8 @@ def test_too_little_memory_is_a_warning_with_a_batch_that_fits(begun):
     refusal = estimate._too_little_memory(setting, WORK, TRIAL, needed // 3)
     assert refusal is not None
     size = int(re.search(r"--batch-size (\d+) would fit", refusal)[1])
-    assert estimate.memory_bytes(WORK, TRIAL, batch_size=size) <= needed // 3
-    assert estimate.memory_bytes(WORK, TRIAL, batch_size=2 * size) > needed // 3
+    assert needs.memory_bytes(WORK, TRIAL, batch_size=size) <= needed // 3
+    assert needs.memory_bytes(WORK, TRIAL, batch_size=2 * size) > needed // 3
 
 
 def test_memory_is_that_of_the_largest_step(begun):
@@ -189,7 +189,7 @@ def test_a_batch_that_would_fit_is_one_whose_largest_step_fits(begun):
     """Of 63 photos `--batch-size 32` takes all in one step: with room for 62, the next that helps is named."""
     setting, *_ = begun()
     work = replace(WORK, photos=WORK.photos | {"train": 63}, batch_size=63)
-    room = estimate.memory_bytes(work, TRIAL, batch_size=62)
+    room = needs.memory_bytes(work, TRIAL, batch_size=62)
     assert estimate._too_little_memory(setting, work, TRIAL, room) is None
     assert "--batch-size 16 would fit" in setting.report.sentences[0]
 
@@ -220,17 +220,17 @@ def test_what_cannot_be_tried_is_left_to_the_run(begun):
 
 def test_more_of_anything_takes_more():
     """More epochs and photos take longer, larger batches more memory, more processes less time."""
-    total = sum(estimate.seconds(WORK, TRIAL).values())
-    assert sum(estimate.seconds(replace(WORK, epochs=6.0), TRIAL).values()) > 1.5 * total
-    assert sum(estimate.seconds(replace(WORK, processes=2), TRIAL).values()) < total
-    assert estimate.memory_bytes(WORK, TRIAL, batch_size=128) > 1.5 * estimate.memory_bytes(WORK, TRIAL, batch_size=64)
-    assert estimate.disk_bytes(replace(WORK, trains=False)) < estimate.disk_bytes(WORK) - 5 * WORK.weight_bytes
+    total = sum(needs.seconds(WORK, TRIAL).values())
+    assert sum(needs.seconds(replace(WORK, epochs=6.0), TRIAL).values()) > 1.5 * total
+    assert sum(needs.seconds(replace(WORK, processes=2), TRIAL).values()) < total
+    assert needs.memory_bytes(WORK, TRIAL, batch_size=128) > 1.5 * needs.memory_bytes(WORK, TRIAL, batch_size=64)
+    assert needs.disk_bytes(replace(WORK, trains=False)) < needs.disk_bytes(WORK) - 5 * WORK.weight_bytes
     # Pictures of each class, as long as there are photos for them.
-    assert estimate.disk_bytes(replace(WORK, label_count=20)) > estimate.disk_bytes(WORK) + 10 * MIB
-    assert estimate.disk_bytes(replace(WORK, label_count=1000)) < estimate.disk_bytes(WORK) + 150 * MIB
+    assert needs.disk_bytes(replace(WORK, label_count=20)) > needs.disk_bytes(WORK) + 10 * MIB
+    assert needs.disk_bytes(replace(WORK, label_count=1000)) < needs.disk_bytes(WORK) + 150 * MIB
     # Parts of a batch go through one after another: the whole batch is never there.
     parts = replace(WORK, whole_batches=False)
-    assert estimate.memory_bytes(parts, TRIAL, batch_size=64) < estimate.memory_bytes(WORK, TRIAL, batch_size=64) / 2
+    assert needs.memory_bytes(parts, TRIAL, batch_size=64) < needs.memory_bytes(WORK, TRIAL, batch_size=64) / 2
 
 
 @pytest.mark.full

@@ -43,4 +43,4 @@ def test_without_a_comparison_photos_are_stretched():
     empty = {fit: np.full((4, 2), np.nan) for fit in fit_choice.FITS}
     chosen, scores = fit_choice.choose_fit(empty, np.arange(4))
     assert (chosen, scores) == ("stretch", {})
-    assert "too few groups" in fit_choice.table(chosen, scores)
+    assert "cannot be divided among folds" in fit_choice.table(chosen, scores)

@@ -99,3 +99,13 @@ def test_the_photos_needed_are_the_fewest():
     assert photos_needed(0, 50) == 189
     assert photos_needed(2, 317) == 437
     assert photos_needed(1, 100) > photos_needed(1, 200)
+
+
+def test_answers_that_are_no_numbers_are_refused():
+    """However few, though argmax names the first class for them, and that is the right one: the server refuses them."""
+    before = answers([0] * 1200)
+    after = before.copy()
+    after[:2] = np.nan
+    gate = judge(before, after, targets=np.zeros(1200, int), labels=LABELS, paths=[str(n) for n in range(1200)])
+    assert gate.problems == ["2 photos get answers that are no numbers"]
+    assert (gate.passed, gate.to_json()["broken"]) == (False, 2)

@@ -13,6 +13,9 @@ import pytest
 from trainer.dataset.layout import shown
 from trainer.errors import UsageError
 from trainer.report.colours import contrast, shades
+from trainer.report.discretion import without_folders
+from trainer.report.evidence import Evidence
+from trainer.report.gallery import nameless
 from trainer.report.html import write_report
 
 TRAINER = Path(sys.executable).parent / "trainer"
@@ -194,7 +197,33 @@ def test_what_stopped_a_run_names_no_folder_of_the_machine(draw_run, tmp_path):
         assert text not in page.source
 
 
-@pytest.mark.parametrize("group", ["north (1)/", "a.b", "7", "deer"])
+@pytest.mark.parametrize(
+    ("given", "error", "told"),
+    [
+        ("surveys/Kruger 2024/photos", "{data}: the class deer has no photo", "the data folder: the class deer has"),
+        ("surveys/Kruger 2024/photos", "cannot read {data}/deer/1.jpg now", "cannot read deer/1.jpg now"),
+        ("Kruger", "{data}: the class deer has no photo", "the data folder: the class deer has no photo"),
+        ("photos", "12 photos of {data}/deer are lost", "12 photos of deer are lost"),
+        (".", "{data}: 3 photos. They cannot be read", ".: 3 photos. They cannot be read"),
+        ("x", "--groups: /mnt/My Drive/Kruger/x.csv has no header", "--groups: x.csv has no header"),
+        ("x", "cannot write /mnt/a b/c.bin beside /mnt/Kruger/d.bin", "cannot write c.bin beside d.bin"),
+    ],
+)
+def test_folders_are_left_out_as_they_were_given(tmp_path, given, error, told):
+    """Relative, with spaces, one name alone: what the person typed is no more told than what it stands for."""
+    evidence = Evidence(run=tmp_path / "run", state={"places": {"data_as_given": given}})
+    assert told in without_folders(error.format(data=given), evidence)
+    assert "Kruger" not in without_folders(error.format(data=given), evidence)
+
+
+def test_a_name_within_a_name_is_no_other_photo(tmp_path):
+    """Without images a photo is told by its own line, though another's path ends like its own."""
+    evidence = Evidence(run=tmp_path, lines={"arctic fox/001.jpg": 2, "fox/001.jpg": 3, "a/fox/001.jpg": 4})
+    assert nameless("look at arctic fox/001.jpg and fox/001.jpg", evidence) == "look at line 2 and line 3"
+    assert nameless("look at a/fox/001.jpg", evidence) == "look at line 4"
+
+
+@pytest.mark.parametrize("group", ["north (1)/", "a.b", "7", "deer", "a", "photo"])
 def test_a_group_is_not_told_and_what_reads_like_one_is(draw_run, tmp_path, group):
     """Whatever it is called, its name goes from sentences on groups; figures and classes of the same letters stay."""
     run = draw_run(tmp_path / "run", count=20)
@@ -202,8 +231,12 @@ def test_a_group_is_not_told_and_what_reads_like_one_is(draw_run, tmp_path, grou
     metrics = json.loads((run / "metrics.json").read_text())
     said = f"one group, {group}, holds 7 of the 20 test photos of deer"
     metrics["judgement"] = [{"code": "single_group", "severity": "serious", "sentence": said}]
+    said = "7 photos look nearly like a photo of another part"
+    metrics["judgement"] += [{"code": "similar_views", "severity": "advice", "sentence": said}]
     (run / "metrics.json").write_text(json.dumps(metrics))
-    assert "One group (of line 2 of split.csv) holds 7 of the 20 test photos of deer." in page_of(run).text
+    text = page_of(run).text
+    assert "One group (of line 2 of split.csv) holds 7 of the 20 test photos of deer." in text
+    assert f"{said}." in text
 
 
 def test_without_images_no_photo_and_no_name(run):

@@ -6,6 +6,7 @@ import os
 import runpy
 import select
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 
 from trainer.jobs import process
 from trainer.jobs.devices import devices
+from trainer.jobs.folders import ORDER
 from trapline.v1 import train_pb2
 
 #: `tests` has no packages to import from.
@@ -85,6 +87,42 @@ async def test_a_start_that_finds_no_room_is_no_attempt(root, monkeypatch, numbe
         await running.create("a", plan=["die:1"])
         job = await running.ended("a")
         assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.EDQUOT])
+async def test_an_order_that_finds_no_room_is_no_attempt(root, monkeypatch, number):
+    """What the child is told is a file; where it cannot be written for want of room, the job waits as well."""
+    write, refusals = Path.write_text, [OSError(number, os.strerror(number))] * 7
+
+    def refused(path, *arguments, **options):
+        if path.name.startswith(f".{ORDER}") and refusals:
+            raise refusals.pop()
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr("trainer.jobs.follower._ROOM_SECONDS", 0.01)
+    async with service(root) as running:
+        await running.create("a", plan=["die:1"])
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count, refusals) == (State.STATE_SUCCEEDED, 2, [])
+
+
+async def test_a_wait_for_room_is_no_time_at_work(root, monkeypatch):
+    """The most that a job may be at work for counts from when its process starts."""
+    start, until = process.start, time.monotonic() + 5
+
+    def refused(*arguments):
+        if time.monotonic() < until:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return start(*arguments)
+
+    monkeypatch.setattr(process, "start", refused)
+    monkeypatch.setattr("trainer.jobs.follower._ROOM_SECONDS", 0.01)
+    async with service(root, max_seconds=4.0) as running:
+        await running.create("a")
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 1)
+        assert job.run_seconds < 4
 
 
 async def test_a_stop_takes_back_no_start_but_its_own(root):

@@ -327,7 +327,10 @@ async def test_a_drained_service_leaves_its_jobs_to_the_next(root):
         for job_id, attempts in (("a", 2), ("b", 2), ("c", 1)):
             job = await running.ended(job_id)
             assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, attempts)
-            assert undoubled(await running.sentences(job_id)) == steps(3)
+            said = await running.sentences(job_id)
+            assert undoubled(said) == steps(3)
+            assert sum("this job goes on" in sentence for sentence in said) == attempts - 1
+            assert not [sentence for sentence in said if "is started again" in sentence]
 
 
 async def test_a_living_child_is_adopted(root):

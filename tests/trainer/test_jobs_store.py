@@ -16,6 +16,7 @@ from trainer.errors import TrainerError, UsageError
 from trainer.jobs import tables
 from trainer.jobs.changes import Changes
 from trainer.jobs.job import ENDED, Event, message
+from trainer.jobs.metrics import TrainMetrics
 from trainer.jobs.store import Store
 from trapline.train_errors import TrainCapacity, TrainJobExists, TrainJobNotFound, TrainJobWrongState
 from trapline.v1 import train_pb2
@@ -139,6 +140,23 @@ async def test_attempts_are_in_vain_until_one_comes_further(tmp_path):
         assert (await store.released("a")).attempts_in_vain == 1
         assert (await store.append("a", [progress("head", 0)], 30)).attempts_in_vain == 0
         assert (await store.get("a")).attempt_count == 3
+
+
+async def test_a_restart_is_counted_where_a_process_died(tmp_path):
+    """And not where the service had ended it, or had never come to start it."""
+    metrics = TrainMetrics()
+    store = Store(tmp_path / "jobs.sqlite", Changes(), metrics.count)
+    try:
+        await store.create("a", FLOWERS, {})
+        await store.started("a", "cpu")
+        for died in (True, False, True, True):
+            before = metrics.registry.get_sample_value("trapline_train_restarts_total")
+            if not died:
+                assert (await store.released("a")).device == ""
+            assert (await store.attempt("a", "cpu", "again")).device == "cpu"
+            assert metrics.registry.get_sample_value("trapline_train_restarts_total") == before + died
+    finally:
+        await store.close()
 
 
 async def test_an_ended_job_is_deleted_with_its_events(tmp_path):

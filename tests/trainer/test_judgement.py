@@ -103,3 +103,16 @@ def test_out_of_fold_answers_are_of_every_photo(run):
     assert 0.5 < metrics["out_of_fold"]["accuracy"] < 1
     assert metrics["suspects"]["image_count"] == len(rows_of(folder / "suspects.csv"))
     assert metrics["split"]["class_counts"]["test"] == {"green": 8, "red": 8 + COPIES}
+
+
+def test_groups_that_given_parts_tear_apart_are_counted(run):
+    """The sentence about the split says how many groups lie in two parts."""
+    folder, said = run
+    reach = {}
+    for row in rows_of(folder / "split.csv"):
+        reach.setdefault(row["group"], set()).add(row["part"])
+    torn = sum(len(parts) > 1 for parts in reach.values())
+    assert torn >= COPIES
+    sentence = json.loads((folder / "metrics.json").read_text())["split"]["sentence"]
+    assert sentence.endswith(f"{torn} of them in two parts")
+    assert sentence in said

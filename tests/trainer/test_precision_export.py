@@ -209,6 +209,28 @@ def test_a_refusal_leaves_nothing_behind(fragile):
     assert " to " in str(refused.value)
 
 
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+def test_what_is_refused_is_taken_out_of_the_repository(fragile, tmp_path, precision):
+    """A file that passed once, with other libraries, is not served on; other runs' versions stay as they are."""
+    models = tmp_path / "models"
+    old, other = publish(fragile / "model.onnx", models, "mine"), models / "mine" / "2"
+    other.mkdir()
+    for version in (old, other):
+        (version / "model.int8.onnx").write_bytes(b"of an earlier export")
+    (other / "model.onnx").write_bytes(b"another run's")
+    if precision == "auto":
+        said = exported(fragile, precision, publish=models, model_id="mine")
+        assert (old / "model.fp16.onnx").exists()
+    else:
+        with pytest.raises(PrecisionError) as refused:
+            exported(fragile, precision, publish=models, model_id="mine")
+        said = str(refused.value)
+    assert f"deleted: {old / 'model.int8.onnx'}; `trapline reload mine` takes it out of service" in said
+    assert not (old / "model.int8.onnx").exists()
+    assert (old / "model.onnx").exists()
+    assert (other / "model.int8.onnx").exists()
+
+
 def test_auto_keeps_what_passes(fragile):
     """Where int8 fails and fp16 passes, fp16 is kept and the refusal is told; one good file is a success."""
     said = exported(fragile, "auto")

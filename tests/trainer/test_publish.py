@@ -1,9 +1,8 @@
-import errno
-import fcntl
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -89,42 +88,34 @@ def test_killed_at_any_step_no_half_version_is_seen(tmp_path, model):
             assert (version / "model.onnx").read_bytes() == model.read_bytes()
             assert (version / "model.int8.onnx").read_bytes() == b"int8"
     assert killed >= 4
-    # The last ones were through, and took away what the killed ones had left.
     assert done.returncode == 0
+    left = list((tmp_path / "models" / "deer").glob(".publishing-*"))
+    assert left
+    for folder in left:
+        aged(folder)
+    publish(model, tmp_path / "models", "deer")
     assert not list((tmp_path / "models").glob("deer/.*"))
 
 
-def test_only_folders_that_nobody_works_on_are_taken_away(tmp_path, model):
-    """A publisher that lives keeps its folder, another's that was killed goes, and what is not of this kind stays."""
+def aged(folder):
+    """As if nothing was written into it for two days."""
+    os.utime(folder, (time.time() - 2 * 86400,) * 2)
+
+
+def test_only_old_folders_of_publishers_are_taken_away(tmp_path, model):
+    """One that may still be at work, on any machine, stays; so does what is not of this kind."""
     home = tmp_path / "models" / "deer"
-    for name in (".publishing-alive", ".publishing-dead", ".other"):
+    for name in (".publishing-new", ".publishing-old", ".other"):
         (home / name).mkdir(parents=True)
         (home / name / "model.onnx").write_bytes(b"half")
     (home / ".publishing-file").write_text("no folder")
     (home / ".publishing-link").symlink_to(home / ".other")
-    descriptor = os.open(home / ".publishing-alive", os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        assert publish(model, tmp_path / "models", "deer").name == "1"
-    finally:
-        os.close(descriptor)
-    kept = {".other", ".publishing-alive", ".publishing-file", ".publishing-link", "1"}
+    for name in (".publishing-old", ".publishing-file", ".other"):
+        aged(home / name)
+    assert publish(model, tmp_path / "models", "deer").name == "1"
+    kept = {".other", ".publishing-new", ".publishing-file", ".publishing-link", "1"}
     assert {entry.name for entry in home.iterdir()} == kept
     assert (home / ".other" / "model.onnx").exists()
-    publish(model, tmp_path / "models", "deer")
-    assert {entry.name for entry in home.iterdir()} == kept - {".publishing-alive"} | {"2"}
-
-
-def test_without_locks_on_folders_it_publishes_and_takes_nothing_away(tmp_path, model, monkeypatch):
-    """As on network file systems: nobody can say which folders are left behind."""
-
-    def refuse(_descriptor, _operation):
-        raise OSError(errno.EBADF, "Bad file descriptor")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    (tmp_path / "models" / "deer" / ".publishing-1").mkdir(parents=True)
-    assert publish(model, tmp_path / "models", "deer").name == "1"
-    assert (tmp_path / "models" / "deer" / ".publishing-1").is_dir()
 
 
 def test_a_repository_that_cannot_be_written_is_named(tmp_path, model):

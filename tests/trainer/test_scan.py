@@ -304,7 +304,7 @@ def test_the_data_set_needs_no_torch():
 
 
 def test_a_photo_that_memory_was_short_for_is_read_the_next_time(data, cache_folder, monkeypatch):
-    """A codec that had too little memory says nothing of the photo: the cache does not keep it as broken."""
+    """A codec that had too little memory says nothing of the photo: the scan ends, and nothing is kept of it."""
     write(data, {"fox/large.jpg": photo_bytes(77, size=(300, 200))})
     load = ImageFile.ImageFile.load
 
@@ -315,9 +315,8 @@ def test_a_photo_that_memory_was_short_for_is_read_the_next_time(data, cache_fol
 
     with monkeypatch.context() as patched:
         patched.setattr(ImageFile.ImageFile, "load", short)
-        (row,) = scanned(data, cache_folder).rejected
-    assert (row.path, row.status) == ("fox/large.jpg", "too_large")
-    assert row.reason == "there is not enough memory to decode it"
+        with pytest.raises(TrainerError, match=r"not enough memory to decode fox/large\.jpg; free some"):
+            scanned(data, cache_folder)
     again = scanned(data, cache_folder)
     assert again.rejected == ()
     assert "fox/large.jpg" in {photo.path for photo in again.photos}

@@ -291,3 +291,17 @@ def test_with_epochs_each_point_is_a_run(home, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.stdout == done.stdout
     assert again.stderr == ""
+
+
+def test_points_of_another_device_are_trained_alike(whole):
+    """A study that goes on where there is no GPU keeps the batch size that its first points had."""
+    home, out, _, _ = whole
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["batch_size"] == 8
+    try:
+        (out / "plan.json").write_text(json.dumps(plan | {"batch_size": 64, "features_in_bfloat16": False}))
+        run_study(config_of(home, out, "--sizes", "2,4,all,6"))
+        again = json.loads((out / "plan.json").read_text())
+        assert (again["batch_size"], again["features_in_bfloat16"]) == (64, False)
+    finally:
+        (out / "plan.json").write_text(json.dumps(plan))

@@ -225,3 +225,22 @@ def test_few_groups_are_told_in_the_result(tmp_path):
     for count, few in ((29, True), (30, False)):
         said = result(summarised(points_of({"10": 0.6, "40": 0.8}), held_out(count)), tmp_path)
         assert (f"in {count} groups; 29 groups of photos are few for an interval\n" in said) == few
+
+
+ROWS = [{"size": "30", "photos_a_class": 30.0}, {"size": "60", "photos_a_class": 60.0}]
+
+
+def test_two_groups_that_gain_alike_prove_nothing():
+    """One photo more in each of two groups, in every repeat: nothing is seen to vary, and that is no certainty."""
+    small, large = np.ones((3, 10)), np.ones((3, 10))
+    small[:, [0, 5]] = 0
+    more = more_images(ROWS, [small, large], np.repeat([0, 1], 5))
+    assert more["verdict"] == "no_evidence"
+    assert more["interval"][0] < 0 < more["interval"][1]
+
+
+def test_ten_photos_rule_no_gain_out():
+    """All right at both sizes: so few photos could not have shown a gain, and the sentence says so."""
+    more = more_images(ROWS, [np.ones((3, 10))] * 2, np.arange(10))
+    assert more["verdict"] == "no_evidence"
+    assert "takes more test photos than 10" in more["sentence"]

@@ -54,7 +54,10 @@ def read_answers(run: Path) -> Answers:
         raise UsageError(f"there is no folder {run}; name the folders of finished runs")
     finished_state(run)
     if (run / "study.json").exists():
-        raise UsageError(f"{run} is a study; name runs, such as those under {run / 'points'}")
+        advice = f"name runs, such as those under {run / 'points'}"
+        if not any(run.glob("points/*/state.json")):
+            advice = "its points are no runs (--epochs 0); compare runs that `trainer run` made"
+        raise UsageError(f"{run} is a study; {advice}")
     sha256 = {row["path"]: row["sha256"] for row in _rows(run / "scan.csv") if row["status"] == "ok"}
     split = {row["path"]: row for row in _rows(run / "split.csv")}
     test = {}

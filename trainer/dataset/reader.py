@@ -12,11 +12,12 @@ from trapline.errors import ImageTooLarge, ImageUnreadable
 from trapline.preprocessing import load_image_and_exif
 from trapline.v1.metadata_pb2 import Preprocessing
 
+from ..errors import TrainerError
 from .cache import CachedPhoto, PixelCache
 from .cache.hashes import file_key, is_settled
 from .cache.index import Facts
 from .difference_hash import difference_hash
-from .layout import File
+from .layout import File, shown
 from .photo import Photo, Rejected, Status
 
 #: Files above this are refused unread: no format needs more for `MAX_PIXELS`, and a pool of readers must fit in memory.
@@ -56,15 +57,21 @@ class Reader:
         return outcomes
 
     def examine(self, file: File) -> Photo | Rejected:
-        """The photo in `file`, its pixels cached, or why it is none."""
+        """The photo in `file`, its pixels cached, or why it is none.
+
+        Raises:
+            TrainerError: There is too little memory to decode it: that says nothing of the photo, and a run without it
+                would be one of other photos.
+        """
         try:
             sha256, cached = self._read(f"{self._root}/{file.path}")
         except ImageTooLarge as error:
             return _rejected(file, "too_large", str(error))
         except ImageUnreadable as error:
             return _rejected(file, "unreadable", str(error))
-        except MemoryError:
-            return _rejected(file, "too_large", "there is not enough memory to decode it")
+        except MemoryError as error:
+            advice = "free some, or leave the photo out, and run the same command again"
+            raise TrainerError(f"there is not enough memory to decode {shown(file.path)}; {advice}") from error
         return _photo(file, sha256, cached)
 
     def remember(self) -> None:

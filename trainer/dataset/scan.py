@@ -5,7 +5,6 @@ cannot be trained on is listed with a reason and the run goes on; what would mak
 classes, an empty class) stops it.
 """
 
-import csv
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from trapline.csv_rows import CsvRows
 from trapline.preprocessing import MAX_PIXELS
 from trapline.v1.metadata_pb2 import Preprocessing
 
@@ -77,7 +77,8 @@ def scan(
     Raises:
         UsageError: `root` is missing or no folder.
         DatasetError: The folder's shape is wrong, a class has no photo left, or a photo lies under two classes.
-        TrainerError: The cache has no room for the photos (nothing was decoded then), or its disk is full.
+        TrainerError: The cache has no room for the photos (nothing was decoded then), its disk is full, or there is too
+            little memory to decode a photo.
         KeyboardInterrupt: Passed on when the photos being decoded are done; what is cached stays cached.
     """
     layout = find_files(root)
@@ -116,7 +117,7 @@ def write_scan_csv(scan: Scan, path: Path) -> None:
     ]
     rows += [(row.path, row.label, row.part, row.status, row.reason, "", "", "") for row in scan.rejected]
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvRows(file)
         writer.writerow(("path", "label", "part", "status", "reason", "sha256", "camera", "taken"))
         writer.writerows(sorted(rows))
 

@@ -5,13 +5,14 @@ shares are as near to those asked for as whole groups allow. Parts that the data
 `val/` and `test/` whole, and what is missing is cut from `train/`.
 """
 
-import csv
 import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from trapline.csv_rows import CsvRows
 
 from ..errors import DatasetError, UsageError
 from .allocation import allocate
@@ -90,7 +91,7 @@ def split(
 def write_split_csv(scan: Scan, split: Split, path: Path) -> None:
     """Writes one row a photo, sorted by path: `path,label,part,group`; UTF-8, other bytes in file names are kept."""
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvRows(file)
         writer.writerow(("path", "label", "part", "group"))
         for photo in scan.photos:
             writer.writerow((photo.path, photo.label, split.parts[photo.path], split.groups[photo.path]))

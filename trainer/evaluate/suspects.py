@@ -5,7 +5,6 @@ rankings on planted wrong labels. How many are confident follows confident learn
 the model must be of a class follows from how sure it is of photos that have that label.
 """
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trapline.csv_rows import CsvRows
 
 #: Photos of one group with the same two labels that keep their place; a burst in one wrong folder would hide others.
 MOST_OF_A_GROUP = 3
@@ -103,7 +104,7 @@ def doubt(probabilities: NDArray[np.float32], given: NDArray[np.int64]) -> NDArr
 def suspects_csv(found: Sequence[Suspect], *, paths: Sequence[str], parts: Sequence[str], groups: Sequence[str]) -> str:
     """The list as CSV; `paths`, `parts` and `groups` are by row."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = CsvRows(buffer)
     writer.writerow(("path", "part", "label", "suggested", "score", "label_score", "rank_score", "group"))
     for one in found:
         scores = (f"{value:.6f}" for value in (one.score, one.label_score, one.rank_score))

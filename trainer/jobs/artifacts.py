@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..run_folder import STATE_FILE
 from .folders import RUN
-from .names import NO_DESCRIPTOR, NameRefused, check_name, file_in, open_file, open_folder
+from .names import OF_THE_NAME, NameRefused, check_name, file_in, open_file, open_folder
 
 CHUNK_BYTES = 1024 * 1024
 _HIDDEN, _OWN = ".", frozenset({"checkpoint", STATE_FILE})
@@ -108,7 +108,7 @@ class Artifacts:
                 elif stat.S_ISREG(mode):
                     yield self._file(folder, name, path)
             except (NameRefused, OSError) as error:
-                if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+                if isinstance(error, OSError) and error.errno not in OF_THE_NAME:
                     raise
                 continue  # a name that nobody could ask for, or what has gone since, or may not be read
 

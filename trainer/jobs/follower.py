@@ -29,7 +29,7 @@ from .store import Store
 _LOG = logging.getLogger(__name__)
 _ROOM_SECONDS = 10.0
 # What starting a process fails with for want of descriptors, processes, memory or disk: that of the machine, not of it.
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 _RETRY_SECONDS = 1.0
 # How long a service that stops waits for a process that it has killed.
 _LEAVING_SECONDS = 2.0
@@ -159,12 +159,15 @@ class Follower:
         """A new child, once there is room for it; None where there is to be none after all, or it did not start."""
         if again:
             await self._pause(self._setting.restart_seconds * self._job.attempts_in_vain)
+        waited = False
         while not self._stopping:
             if self._setting.short_of_disk():
                 _LOG.warning("%s waits: the disk of %s is nearly full", name(self._job.id), self._setting.runs_root)
             else:
                 if again:
                     await self._count_attempt()
+                elif waited:
+                    self._job = await self._kept(lambda: self._store.still_to_start(self._job.id))
                 again, self._spared = False, True
                 try:
                     # In a thread, which is waited for in any case: it ends with a child that is known.
@@ -174,17 +177,21 @@ class Follower:
                     return child
                 except (OSError, TrainerError) as error:
                     _LOG.warning("the process of %s cannot be started: %s", name(self._job.id), error)
-                    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+                    cause = error if isinstance(error, OSError) else error.__cause__  # of a file that was not written
+                    if getattr(cause, "errno", None) not in _NO_ROOM:
                         self._how, self._spared = "it could not be started", False
                         return None  # where it was and cannot be followed, it is ended as what a child leaves behind
                 if not await process.end_holders(self._folder / LOCK, self._leaving):
                     return None
+            waited = True
             await self._pause(_ROOM_SECONDS)
         return None
 
     async def _count_attempt(self) -> None:
         how = f" ({self._how})" if self._how else ""
         sentence = f"the process of this job ended{how} and is started again, from its last checkpoint"
+        if not self._job.device:
+            sentence = "the service was stopped and started; this job goes on from its last checkpoint, if it has one"
         self._job = await self._kept(lambda: self._store.attempt(self._job.id, self.device.name, sentence))
 
     def _start(self) -> "subprocess.Popen[bytes]":

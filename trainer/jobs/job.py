@@ -43,7 +43,8 @@ class Job:
         attempts_in_vain: Starts of its process since it last came further than ever before.
         run_seconds: How long its processes ran, up to `counted_time`.
         counted_time: Up to when `run_seconds` counts.
-        device: What it was given to run on, by the name in `trainer.jobs.devices`; empty before it runs.
+        device: What it was given to run on, by the name in `trainer.jobs.devices`; empty before it runs, and where
+            the service has ended its process to go on later.
     """
 
     key: int

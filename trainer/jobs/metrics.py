@@ -74,7 +74,8 @@ class TrainMetrics(ServiceMetrics):
             self._count_end(after)
         elif after.attempt_count > before.attempt_count or after.offset > before.offset:
             self._told[after.id] = time.time()
-        if 0 < before.attempt_count < after.attempt_count:
+        # One without a device was ended by the service itself.
+        if 0 < before.attempt_count < after.attempt_count and before.device:
             self.restarts.inc()
         if before.start_time is None and after.start_time is not None:
             self.seconds.labels("pending").observe(max(0.0, after.start_time - after.create_time))

@@ -18,8 +18,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A named pipe must not hold who opens it.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BREAKS = ("Cc", "Zl", "Zp")
-#: Errors of a process, or a machine, that has as many files open as it may.
-NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+#: Errors that say something of a name, and not of the machine: of its disk, or of how many files it has open.
+OF_THE_NAME = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 
 
 class NameRefused(ValueError):
@@ -118,7 +118,7 @@ def _descend(root: Path, segments: tuple[str, ...]) -> int:
 
 
 def _refused(error: OSError, kind: str) -> Exception:
-    if error.errno in NO_DESCRIPTOR:
+    if error.errno not in OF_THE_NAME:
         return OSError(error.errno, error.strerror)  # says nothing of the name
     if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
         return NameRefused(f"names no {kind} below the root")

@@ -177,11 +177,20 @@ class Store:
         return await self._write(job_id, work)
 
     async def released(self, job_id: str) -> Job:
-        """The service ended the running job's process, to go on later: that attempt was not in vain."""
+        """The service ended the running job's process, to go on later: not started in vain, and without a device."""
 
         def work(connection: sqlite3.Connection) -> Job:
             job = in_state(connection, job_id, {_RUNNING})
-            return update(connection, job_id, attempts_in_vain=max(0, job.attempts_in_vain - 1))
+            return update(connection, job_id, attempts_in_vain=max(0, job.attempts_in_vain - 1), device="")
+
+        return await self._write(job_id, work)
+
+    async def still_to_start(self, job_id: str) -> Job:
+        """The running job's process is about to start, for which it had to wait: that was no time at work."""
+
+        def work(connection: sqlite3.Connection) -> Job:
+            in_state(connection, job_id, {_RUNNING})
+            return update(connection, job_id, counted_time=time.time())
 
         return await self._write(job_id, work)
 

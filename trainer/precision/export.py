@@ -1,6 +1,5 @@
 """`trainer export`: a cheaper file of a finished run, made, compared with the checked one, kept where it agrees."""
 
-import csv
 import hashlib
 import io
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from trapline import model_file
+from trapline.csv_rows import CsvRows
 from trapline.processors import thread_count
 from trapline.v1.metadata_pb2 import ModelMetadata
 
@@ -19,7 +19,7 @@ from ..config import ExportConfig
 from ..errors import PrecisionError, UsageError
 from ..evaluate.model import ExportedModel, load
 from ..progress import Progress, Report
-from ..publish import chosen_id, publish_beside
+from ..publish import chosen_id, publish_beside, take_back
 from ..run_folder import RunFolder, open_finished, write_atomically, write_json, write_text
 from .fp16 import to_fp16
 from .gate import Gate, judge
@@ -68,6 +68,10 @@ def export(config: ExportConfig, report: Report) -> str:
                 for precision in wanted
             }
         sentences = [_sentences(precision, gate, folder.path) for precision, gate in gates.items()]
+        if config.publish is not None:
+            refused = [precision for precision, gate in gates.items() if not gate.passed]
+            deleted = take_back(folder.path / MODEL_FILE, config.publish, model_id, refused)
+            sentences += [f"deleted: {path}; `trapline reload {model_id}` takes it out of service" for path in deleted]
         if not any(gate.passed for gate in gates.values()):
             raise PrecisionError("\n".join(sentences))
         if config.publish is not None:
@@ -176,7 +180,7 @@ def _record(run: Path, precision: str, gate: Gate, made: _Made) -> None:
     """Writes `precision_<name>.json`, and every flip as a row of `precision_<name>_flips.csv`."""
     write_json(run / f"precision_{precision}.json", {"precision": precision, **gate.to_json(), **made.facts})
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = CsvRows(buffer)
     writer.writerow(["path", "label", "fp32", f"{precision}", "fp32_score", f"{precision}_score"])
     for flip in gate.flips:
         (before, before_score), (after, after_score) = flip.before, flip.after

@@ -48,6 +48,7 @@ class Gate:
         won: Photos that only the cheaper file gets right.
         p_value: Of McNemar's exact test, one-sided: how often chance alone would lose as many of the changed answers.
         flips: The photos with another best class.
+        broken: Photos whose answers by the cheaper file are no numbers; the server refuses those.
     """
 
     image_count: int
@@ -59,11 +60,14 @@ class Gate:
     won: int
     p_value: float
     flips: tuple[Flip, ...]
+    broken: int = 0
 
     @property
     def problems(self) -> list[str]:
         """Why the cheaper file is refused, as clauses; empty where it passes."""
         found = []
+        if self.broken:
+            found.append(f"{self.broken} photos get answers that are no numbers")
         if self.agreement < LEAST_AGREEMENT:
             found.append(
                 f"{self.agreement:.2%} of the photos get the same class, and at least {LEAST_AGREEMENT:.0%} must"
@@ -129,6 +133,7 @@ def judge(
     won = int(((first != targets) & (second == targets)).sum())
     low, high = wilson_interval(count - len(flips), count)
     return Gate(
+        broken=int((~np.isfinite(after).all(axis=1)).sum()),
         image_count=count,
         agreement=1 - len(flips) / count,
         interval=(low, high),

@@ -21,15 +21,15 @@ from ..progress import Progress, Validation
 from ..world import World
 from . import checkpoint as saved
 from .history import Epoch, beats, best_epoch
-from .part import Part, losses, predict
+from .part import Part
 from .plan import Plan
 from .schedule import WARM_UP_SHARE
 from .steps import NotFinite, Steps
+from .validating import Validating, history_row
 
 # Steps whose mean loss is told: one batch's alone leaps.
 _TOLD_STEPS = 20
 
-Seen = dict[str, NDArray[np.float64]]
 #: Told an epoch's number and the best class of each validation image, int64 [images].
 Answered = Callable[[int, NDArray[np.int64]], None]
 #: Told each step's number (from 1, over all epochs), its mean loss, its rate of the last layers.
@@ -77,7 +77,7 @@ def finetune(
     loop = _Loop(backbone, train, validation, plan=plan, device=device, world=world, checkpoint=checkpoint, say=say)
 
     def told(row: Epoch) -> None:
-        answered(row.epoch, loop.predicted)
+        answered(row.epoch, loop.validating.predicted)
         each(row)
 
     if loop.position.epoch == 1 and loop.position.step == 0:
@@ -110,11 +110,10 @@ class _Loop:
         checkpoint: Path,
         say: Callable[[str], None],
     ) -> None:
-        self._backbone, self._train, self._validation, self._plan = backbone, train, validation, plan
-        self._device, self._world, self._checkpoint, self._say = device, world, checkpoint, say
+        self._backbone, self._train, self._plan = backbone, train, plan
+        self._world, self._checkpoint, self._say = world, checkpoint, say
+        self.validating = Validating(backbone, validation, plan=plan, device=device, world=world)
         self._full_disk_told = False
-        #: Best class of each validation image, as it was last asked.
-        self.predicted = np.empty(0, np.int64)
         self._validation_figures: Validation | None = None
         self._last_losses: deque[float] = deque(maxlen=_TOLD_STEPS)
         #: What the next position on the disk relies on and is not there yet.
@@ -122,8 +121,8 @@ class _Loop:
         self.steps = Steps(backbone, train, plan=plan, device=device, world=world)
         position = saved.restore(checkpoint, backbone, self.steps, world)
         if position is None:
-            seen = self._seen()
-            row = _row(seen, seen, seen["losses"], epoch=0, train_loss=None, rate=0.0)
+            seen = self.validating.ask()
+            row = history_row(seen, seen, seen["losses"], epoch=0, train_loss=None, rate=0.0)
             position = saved.Position(epoch=1, step=0, loss_sum=0.0, history=[row])
             self.best, start = saved.state(backbone), {key: torch.from_numpy(value) for key, value in seen.items()}
             self._owed = {"start": lambda: saved.save_start(checkpoint, start)}
@@ -170,11 +169,11 @@ class _Loop:
         rate = steps.rate(epoch, steps.count - 1)
         with steps.averaged_weights():
             # What the epoch's last step broke shows here alone.
-            seen, lowest = self._seen_as_numbers(), position.lowest
-            self._validation_figures = self._figures(epoch, seen)
+            seen, lowest = self.validating.ask_for_numbers(), position.lowest
+            self._validation_figures = self.validating.figures(epoch, seen)
             if lowest is None or seen["losses"].mean() < lowest.mean():
                 lowest = seen["losses"]
-            row = _row(seen, self._start, lowest, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
+            row = history_row(seen, self._start, lowest, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
             if beats(row, best_epoch(history)):
                 # The best weights first: stopped in between, the epoch is done again and writes the same bytes.
                 self.best = saved.state(self._backbone)
@@ -206,7 +205,7 @@ class _Loop:
 
     def give_up(self, epoch: int, error: NotFinite) -> None:
         """Ends the stage with the best weights so far, where anything had been learned."""
-        part = self._validation if error.in_validation else self._train
+        part = self.validating.part if error.in_validation else self._train
         names = ", ".join(part.names[position] for position in error.positions[:4])
         more = f" and {len(error.positions) - 4} more" if len(error.positions) > 4 else ""
         what, where = (
@@ -220,39 +219,6 @@ class _Loop:
         if kept == 0 and not self._backbone.pretrained:
             raise TrainerError(sentence)
         self._say(f"{sentence}. What was best before is kept: {'the head' if kept == 0 else f'epoch {kept}'}")
-
-    def _seen(self) -> Seen:
-        """Loss of each validation image, and 1 where its best class is right; with `balance` classes count alike."""
-        part = self._validation
-        rows = predict(self._backbone, part, batch_size=self._plan.batch_size, device=self._device, world=self._world)
-        self.predicted = rows.argmax(axis=1)
-        right = (self.predicted == part.targets).astype(np.float64)
-        weights = np.ones(len(part.targets))
-        if self._plan.balance != "none":
-            counts = np.bincount(part.targets)
-            weights = len(part.targets) / (np.count_nonzero(counts) * counts[part.targets])
-        return {"losses": losses(rows, part.targets) * weights, "right": right * weights}
-
-    def _seen_as_numbers(self) -> Seen:
-        """What `_seen` gives, or NotFinite with the images whose loss is no number."""
-        seen = self._seen()
-        broken = np.flatnonzero(~np.isfinite(seen["losses"]))
-        if len(broken):
-            raise NotFinite(broken.tolist(), in_validation=True)
-        return seen
-
-    def _figures(self, epoch: int, seen: Seen) -> Validation:
-        """What is told of the validation images as they were last asked; `balance` weighs in the loss alone."""
-        targets = self._validation.targets
-        right, counts = self.predicted == targets, np.bincount(targets)
-        shares = np.bincount(targets, weights=right)[counts > 0] / counts[counts > 0]
-        return Validation(
-            epoch=epoch,
-            loss=float(seen["losses"].mean()),
-            accuracy=float(right.mean()),
-            balanced_accuracy=float(shares.mean()),
-            image_count=len(targets),
-        )
 
     def _write_best(self) -> None:
         self._owed["best"] = lambda: saved.save_best(self._checkpoint, self.best)
@@ -277,29 +243,3 @@ class _Loop:
                 self._say(
                     f"no checkpoint was written: {error}. Training goes on; stopped now, it would lose what it did"
                 )
-
-
-def _row(
-    seen: Seen,
-    start: Seen,
-    lowest: NDArray[np.float64],
-    *,
-    epoch: int,
-    train_loss: float | None,
-    rate: float,
-) -> Epoch:
-    return Epoch(
-        epoch=epoch,
-        train_loss=train_loss,
-        validation_loss=float(seen["losses"].mean()),
-        validation_accuracy=float(seen["right"].mean()),
-        learning_rate=rate,
-        standard_error=_standard_error(seen["losses"] - start["losses"]),
-        rise=float((seen["losses"] - lowest).mean()),
-        rise_error=_standard_error(seen["losses"] - lowest),
-    )
-
-
-def _standard_error(values: NDArray[np.float64]) -> float:
-    """Of the mean of independent values; 0 where there is only one."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0

@@ -1,15 +1,12 @@
 """The frozen stage: every photo through the backbone once, then a linear head in seconds.
 
 The head is L2-regularised multinomial logistic regression on standardised features, its strength chosen by grouped
-cross-validation on the training part. Standardising is folded into the layer, so the result is one linear layer.
-
-scikit-learn is imported where the head is fitted: it takes seconds, and may come while features are computed.
+cross-validation on the training part. The result is one linear layer.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,12 +18,10 @@ from ..backbone import Backbone
 from ..world import World
 from . import augment, out_of_memory
 from .part import at_once
+from .solver import Balance, Solver, class_weights
 
 #: Inverse strengths tried, from strong to weak, on standardised features.
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-#: What is done for rare classes: nothing; `sampler` weighs images by the inverse of their class's count; `loss` fits
-#: as if nothing was, and takes the logarithm of each class's share off its score (logit adjustment, Menon et al. 2021).
-Balance = Literal["none", "sampler", "loss"]
 #: How an image is seen: as it is, or changed by chance.
 View = augment.Strengths | None
 _FOLDS = 5
@@ -159,7 +154,7 @@ def fitted(
     losses: dict[float, float],
 ) -> Head:
     """The head of a strength that was chosen before; arguments as in `fit_head`."""
-    solver = _Solver(views, targets, balance=balance)
+    solver = Solver(views, targets, balance=balance)
     solver.fit(strength)
     weight, bias = solver.layer()
     # In C order: scikit-learn's coefficients may lie the other way round.
@@ -188,7 +183,7 @@ def choose_strength(
     answers = np.empty((len(STRENGTHS), len(asked), label_count), np.float32)
     seen = np.empty((len(STRENGTHS), len(asked), 2))
     for number, (train, held_out) in enumerate(pairs):
-        solver, true = _Solver(views[:, asked[train]], targets[asked[train]], balance=balance), targets[asked[held_out]]
+        solver, true = Solver(views[:, asked[train]], targets[asked[train]], balance=balance), targets[asked[held_out]]
         for position, strength in enumerate(STRENGTHS):
             solver.fit(strength)
             rows = solver.probabilities(views[0, asked[held_out]], label_count)
@@ -196,7 +191,7 @@ def choose_strength(
             seen[position, held_out, 0] = -np.log(rows[np.arange(len(rows)), true])
             seen[position, held_out, 1] = rows.argmax(axis=1) == true
             report(number * len(STRENGTHS) + position + 1, len(pairs) * len(STRENGTHS))
-    weights = _weights(targets[asked]) if balance != "none" else np.ones(len(asked))
+    weights = class_weights(targets[asked]) if balance != "none" else np.ones(len(asked))
     means = {
         strength: float(np.average(rows[:, 0], weights=weights)) for strength, rows in zip(STRENGTHS, seen, strict=True)
     }
@@ -226,71 +221,3 @@ def _folds(
         warnings.simplefilter("ignore", UserWarning)
         pairs = list(folds.split(asked, targets[asked], groups[asked]))
     return pairs if all(len(np.unique(targets[asked[train]])) > 1 for train, _ in pairs) else []
-
-
-def _weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weight of each image by the inverse of its class's count; 1 on average."""
-    counts = np.bincount(targets)
-    weights: NDArray[np.float64] = len(targets) / (np.count_nonzero(counts) * counts[targets])
-    return weights
-
-
-class _Solver:
-    """Logistic regression on the standardised features of one set of images, for several strengths."""
-
-    def __init__(self, views: NDArray[np.float32], targets: NDArray[np.int64], *, balance: Balance) -> None:
-        from sklearn.linear_model import LogisticRegression
-
-        count = len(views)
-        inputs, self._targets = np.concatenate(list(views)), np.tile(targets, count)
-        self.mean = inputs.mean(axis=0, dtype=np.float64)
-        self.scale = inputs.std(axis=0, dtype=np.float64)
-        # A feature that never changes (a dead unit) must not be blown up by its own rounding.
-        self.scale[self.scale < 1e-6 * max(1e-12, float(self.scale.max()))] = 1.0
-        standardised = ((inputs - self.mean) / self.scale).astype(np.float32)
-        self._rotation: NDArray[np.float32] | None = None
-        if len(inputs) < inputs.shape[1]:
-            # The solution lies in the span of the images (the penalty does not mind a rotation), so with fewer images
-            # than features it is found, unchanged, among that many coordinates.
-            self._rotation = np.linalg.svd(standardised, full_matrices=False)[2].T
-            standardised = standardised @ self._rotation
-        self._inputs = standardised
-        # All views of an image together weigh as much as one photo.
-        weights = _weights(targets) if balance == "sampler" else np.ones(len(targets))
-        self._image_weights = np.tile(weights, count) / count
-        shares = np.unique(targets, return_counts=True)[1] / len(targets)
-        self._taken_off = np.log(shares) if balance == "loss" else np.zeros(len(shares))
-        # Each strength starts from the one before.
-        self.model = LogisticRegression(max_iter=400, warm_start=True)
-
-    def fit(self, strength: float) -> None:
-        """Fits the model with the inverse strength `strength`."""
-        from sklearn.exceptions import ConvergenceWarning
-
-        self.model.C = strength
-        with warnings.catch_warnings():
-            # Weak penalties need more steps than they are worth; cross-validation judges what they reached.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self.model.fit(self._inputs, self._targets, sample_weight=self._image_weights)
-
-    def probabilities(self, inputs: NDArray[np.float32], label_count: int) -> NDArray[np.float64]:
-        """Probabilities of some images' features, float64 [images, labels], never 0."""
-        values = ((inputs - self.mean) / self.scale).astype(np.float32)
-        known = self.model.predict_proba(values if self._rotation is None else values @ self._rotation)
-        known = known * np.exp(-self._taken_off)
-        known /= known.sum(axis=1, keepdims=True)
-        # A class that this fold did not have may be the true one.
-        probabilities = np.full((len(inputs), label_count), 1e-7)
-        probabilities[:, self.model.classes_] = np.clip(known, 1e-7, None)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return probabilities
-
-    def layer(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weight [labels, features] and bias [labels] of the fitted model, on features as they are."""
-        weight = self.model.coef_ if self._rotation is None else self.model.coef_ @ self._rotation.T
-        weight = weight.astype(np.float64) / self.scale
-        bias = self.model.intercept_.astype(np.float64) - weight @ self.mean
-        if len(weight) == 1:
-            # scikit-learn keeps one row for two classes; two rows of half of it give the same probabilities.
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        return weight, bias - self._taken_off

@@ -5,7 +5,6 @@ Groups are called by folders, cameras and sites, and errors name files by their 
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from ..dataset.layout import shown
 from .evidence import Evidence
@@ -16,8 +15,8 @@ _HOLDS = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _LIE = re.compile(r"(?<= photos), e\.g\. .+?(?=\) lie in more than one)", re.DOTALL)
-# The folders before a path's last name.
-_FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/]+/)+")
+# The folders before a path's last name; with spaces within, but not at the ends of their names.
+_FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/](?:[^/\n;:,()]*[^\s/])?/)+")
 
 
 def without_groups(text: str, evidence: Evidence) -> str:
@@ -36,17 +35,26 @@ def without_groups(text: str, evidence: Evidence) -> str:
 
 
 def _telling(lines: Mapping[str, int], evidence: Evidence) -> Iterator[str]:
-    """Names to look for anywhere: a number is a figure too, a class stays; paths are `gallery.nameless`'s business."""
+    """Names to look for anywhere: a number is a figure too, and a word one of the sentence; a class stays.
+
+    Where a group is told `_HOLDS` and `_LIE` have it whatever its name; paths are `gallery.nameless`'s business.
+    """
     kept = {shown(name) for name in (*evidence.labels, *evidence.lines)}
-    return (name for name in lines if shown(name) not in kept and not name.isdigit())
+    return (name for name in lines if shown(name) not in kept and not name.isdigit() and not name.isalpha())
 
 
 def without_folders(text: str, evidence: Evidence) -> str:
     """The text without folders of the machine: of the run's and the data's paths what lies in them, else last names."""
     places = evidence.state.get("places") or {}
     known = {str(path): "the run folder" for path in (evidence.run, evidence.run.resolve())}
-    known |= {str(place): f"the {name.removesuffix('_dir')} folder" for name, place in places.items() if place}
+    for name, place in places.items():
+        known[str(place)] = f"the {name.removesuffix('_dir').removesuffix('_as_given')} folder"
     for folder in sorted(known, key=len, reverse=True):
-        if Path(folder).is_absolute():
-            text = text.replace(f"{folder}/", "").replace(folder, known[folder])
+        if not folder.strip("./"):
+            continue  # where the command was typed
+        start, name = r"(?<![\w./-])", re.escape(folder.rstrip("/"))
+        # One name alone may be a word of the sentence; as a folder it has a colon behind it.
+        end = r"(?![\w/-])" if "/" in folder else "(?=:)"
+        text = re.sub(start + name + "/", "", text)
+        text = re.sub(start + name + end, known[folder], text)
     return _FOLDERS.sub("", text)

@@ -175,9 +175,9 @@ def nameless(value: Any, evidence: Evidence) -> Any:  # noqa: ANN401  # a view h
 
 
 def _without_paths(text: str, lines: Mapping[str, int]) -> str:
-    # Long paths first: one may be the beginning of another.
-    named = sorted(((path, line) for path, line in lines.items() if path in text or shown(path) in text), reverse=True)
-    for path, line in named:
+    # Long paths first: one may be a part of another.
+    named = [(path, line) for path, line in lines.items() if path in text or shown(path) in text]
+    for path, line in sorted(named, key=lambda item: len(item[0]), reverse=True):
         for written in (path, shown(path)):
             text = text.replace(written, f"line {line}")
     return text

@@ -1,6 +1,5 @@
 """The sample's folder: pictures with EXIF, the list of true labels, a note; all of it or nothing."""
 
-import csv
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
+
+from trapline.csv_rows import CsvRows
 
 from ..errors import TrainerError, UsageError
 from .frame import draw_burst
@@ -181,7 +182,7 @@ def _write_labels(path: Path, bursts: list[Burst]) -> None:
     """Writes the true label of every unseen picture, sorted by path."""
     rows = sorted((_path(burst, time), burst.label) for burst in bursts if burst.is_unseen for time in burst.times)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvRows(file)
         writer.writerow(("path", "label"))
         writer.writerows(rows)
 

@@ -7,7 +7,7 @@ by the repeats.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,10 +122,9 @@ def more_images(
     doublings = np.log2(counts[chosen])
     centred = doublings - doublings.mean()
     weights = centred / (centred**2).sum()
-    slope = estimate(
-        np.sum([weight * right[index] for weight, index in zip(weights, chosen, strict=True)], axis=0), groups
-    )
-    interval = slope.interval
+    values = np.sum([weight * right[index] for weight, index in zip(weights, chosen, strict=True)], axis=0)
+    slope = estimate(values, groups)
+    interval = _slope_interval(values, groups, most=float(np.abs(weights).sum() / 2))
     power = _power_law(counts[chosen], [right[index] for index in chosen])
     verdict = "unknown"
     if interval is not None:
@@ -139,6 +138,23 @@ def more_images(
         "power_law": power,
     }
     return facts | {"sentence": _more_sentence(facts, counts[chosen], photo_count=len(groups))}
+
+
+def _slope_interval(
+    values: NDArray[np.float64], groups: NDArray[np.int64], *, most: float
+) -> tuple[float, float] | None:
+    """The slope's 95 % interval, as in `paired.difference`: two made-up photos keep it honest where few photos differ.
+
+    Args:
+        values: Slope of each photo, float64 [repeats, photos].
+        groups: Group of each photo.
+        most: The steepest slope that one photo can have; the made-up ones have it, up and down.
+    """
+    units = np.unique(groups, return_inverse=True)[1]
+    last = int(units.max())
+    made_up = np.tile([most, -most], (len(values), 1))
+    found = estimate(np.hstack([values, made_up]), np.append(units, last + 1 + np.arange(2)))
+    return replace(found, degrees=min(found.degrees, float(last))).interval
 
 
 def _last_doublings(counts: NDArray[np.float64]) -> list[int]:

@@ -1,10 +1,11 @@
 """The tables of a study: a row a point, a row an epoch, and the lines that a person reads at the end."""
 
-import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from trapline.csv_rows import CsvRows
 
 from ..dataset.layout import shown
 from ..evaluate.paired import warning
@@ -86,7 +87,7 @@ def result(summary: Mapping[str, Any], folder: Path) -> str:
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = CsvRows(buffer)
     writer.writerow(columns)
     writer.writerows(rows)
     write_text(path, buffer.getvalue())

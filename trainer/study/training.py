@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trapline.csv_rows import CsvRows
+
 from ..beginning import begun
 from ..config import RunConfig
 from ..data import Data
@@ -192,7 +194,7 @@ def _marks(right: Sequence[bool] | NDArray[np.bool_]) -> str:
 def _write_predictions(data: Data, probabilities: NDArray[np.float32], path: Path) -> None:
     """The test photos as in a run's `predictions.csv`."""
     buffer, labels = io.StringIO(), data.scan.labels
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = CsvRows(buffer)
     writer.writerow(["path", "part", "label", "predicted", "score", *(f"probability_{label}" for label in labels)])
     for position, row in zip(data.positions("test"), probabilities, strict=True):
         photo, best = data.scan.photos[position], int(row.argmax())

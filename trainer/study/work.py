@@ -78,12 +78,14 @@ def study(config: StudyConfig, folder: RunFolder, report: Report) -> str:
         imported()
 
         from ..beginning import begun
-        from ..planning import earlier_plan
+        from ..planning import by_device, earlier_plan
         from .training import point_trainer
 
         setting, choices = begun(run, fits, folder.path, choices=choices, threads=threads, world=alone, report=report)
-        earlier_plan(folder.path / PLAN_FILE, run, choices=choices, report=report)
-        choices |= {"fit": run.fit}
+        earlier = earlier_plan(folder.path / PLAN_FILE, run, choices=choices, report=report) or {}
+        # Points made on another device before were trained by these: all are of one curve.
+        fixed = {name: earlier[name] for name in ("batch_size", "features_in_bfloat16") if name in earlier}
+        choices |= {"fit": run.fit} | (fixed or by_device(run, choices["device"]))
         write_json(folder.path / PLAN_FILE, choices)
         points = _points(wanted, lambda: point_trainer(setting, data, choices), tested, folder.path, report)
         facts = {"options": config.identity(), "versions": choices["versions"]}

@@ -176,8 +176,11 @@ function zoomPhoto(place) {
   }
   showZoom(nameOf(shown[place]), picture(shown[place]), facts(shown[place]));
   byId("zoom-place").textContent = `${place + 1} of ${shown.length}`;
-  byId("zoom-before").disabled = place === 0;
-  byId("zoom-after").disabled = place + 1 >= shown.length;
+  const ends = { "zoom-before": place === 0, "zoom-after": place + 1 >= shown.length };
+  const focused = document.activeElement.id;
+  for (const [id, end] of Object.entries(ends)) byId(id).disabled = end;
+  // A disabled button loses the focus to the page behind, and the keys with it.
+  if (ends[focused]) byId("zoom-close").focus();
 }
 
 const cards = () => [...gallery.querySelectorAll("button")];
