@@ -71,9 +71,10 @@ _TOP = """\
 
 An option is declared once and can be given in three ways. A flag wins over the environment variable, that over the file
 of `--config`, that over the default. Only the verbs with `--config` below read a file: YAML, one `option: value` a
-line, the option's name without the two hyphens. An option in the file that the verb does not have is an error;
-only `server check` passes over those of `server run`, so that both may share one file. A name in capitals without
-hyphens is an argument, which only the command line can give.
+line, the option's name without the two hyphens. An option in the file that the verb does not have is an error; but
+`server check` passes over those of `server run`, and `trainer lr-find` and `trainer study` over those of
+`trainer run`, so that they may share one file. A name in capitals without hyphens is an argument, which only the
+command line can give.
 
 A switch has two flags, `--NAME` and `--no-NAME`; its environment variable takes `true` or `false`. Every verb has
 `--help`, every program `--version`. Exit codes: 0 done, 1 the work failed or some items failed, 2 usage, 130 Ctrl-C,
