@@ -53,8 +53,9 @@ DEFAULT_LOST_SECONDS = 600.0
 class TrainJobs:
     """The jobs of one training service; a context manager. Threads may share it.
 
-    Jobs are named by their id, by `trainJobs/{id}`, or by a `TrainJob`. Every call has a deadline, and is tried again
-    until `timeout_seconds` are over where that may help; a service that was never reached is given up within 5 s.
+    Jobs are named by their id, by `trainJobs/{id}`, or by a `TrainJob`. Every call but those of `watch` and `fetch` has
+    a deadline, and is tried again until `timeout_seconds` are over where that may help; a service that was never
+    reached is given up within 5 s.
 
     Args:
         address: `host:port`, or a gRPC target such as `dns:///trapline.example:50052`.

@@ -72,7 +72,7 @@ def asked(expression):
 
 
 def faster(rules, factor):
-    """The same rules with every duration divided by `factor`: windows, offsets, `for`, intervals. Nothing else."""
+    """The same rules with every duration divided by `factor`: windows, offsets, `for`, intervals, silent seconds."""
 
     def shorter(match):
         return f"{match[1]}{round(int(match[2]) * _SECONDS[match[3]] * 1000 / factor)}ms"
@@ -85,6 +85,7 @@ def faster(rules, factor):
                     timed[key] = re.sub(f"^(){_DURATION}$", shorter, timed[key])
         for rule in group["rules"]:
             rule["expr"] = re.sub(rf"(\[|\boffset ){_DURATION}", shorter, rule["expr"])
+            rule["expr"] = re.sub(r"(?<=_silent_seconds > )\d+", lambda at: f"{int(at[0]) / factor:g}", rule["expr"])
     return changed
 
 

@@ -144,6 +144,29 @@ def test_the_page_leads_to_an_answer(checkout, shell):
     assert sum(answers[name]["label_1"] == label for name, label in truth.items()) >= 18
 
 
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_real_photos_through_the_service(checkout, shell, shared):
+    """Flowers below the data root: submitted, watched to their end, and classified by the server a moment later."""
+    commands, _ = blocks("On one machine")
+    (checkout / ENVIRONMENT).symlink_to(Path(sys.prefix))
+    started(shell, commands[2:])
+    shutil.copytree(shared / "data" / "flowers", checkout / "data" / "flowers", copy_function=shutil.copy)
+    shutil.copy(shared / "weights" / "mobilenet_v2.pth", checkout / "data")
+    trapline = f"{ENVIRONMENT}/bin/trapline"
+    options = "--model-id flowers --backbone mobilenet_v2 --weights mobilenet_v2.pth"
+    shell.tell(f"{trapline} train submit flowers {options} --server {shell.addresses['train']} --watch")
+    server = f"--server {shell.addresses['classify']}"
+    # The server looks every 2 s, and tries the model out.
+    shell.tell(f"for _ in $(seq 120); do {trapline} models {server} 2>&1 | grep flowers && break; sleep 0.5; done")
+    shell.tell(f"{trapline} classify data/flowers {server} --model flowers --out answers.csv")
+    ended(shell)
+    rows = rows_of(checkout / "answers.csv")
+    assert len(rows) == 750
+    assert {row["status"] for row in rows} == {"ok"}
+    assert sum(row["label_1"] in Path(row["path"]).parts for row in rows) >= 600
+
+
 def rows_of(path):
     """The rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as file:

@@ -18,7 +18,6 @@ TOP = Path(__file__).parents[2]
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 #: Not tried live, and why. promtool tries all of them.
 NOT_LIVE = {
-    "TraplineJobSilent": "its half hour is a number of seconds on the page, which no shorter rule changes",
     "TraplineJobsWait": "six hours are still twelve minutes",
     "TraplineMemoryGrows": "26 hours of one process, which must leak",
     "TraplineLabelDrift": "days of answers are still hours",
@@ -173,7 +172,7 @@ def test_faults_of_processes(scene):
 
 
 def test_faults_of_jobs(scene):
-    """Photos that cannot be read, a process that is killed over and over, a full disk, a service that is gone."""
+    """Photos that cannot be read, a process that is killed over and over or hangs, a full disk, a service gone."""
     with phase(scene):
         service, folder = scene.trainer()
         full, _ = scene.trainer("--min-free-gib", "0")
@@ -200,13 +199,21 @@ def test_faults_of_jobs(scene):
                     os.kill(child, signal.SIGKILL)
                     killed.add(child)
                 time.sleep(0.2)
+            stopped = _children(folder / "runs" / dying.removeprefix("trainJobs/") / "process.lock")
+            while not stopped:
+                stopped = _children(folder / "runs" / dying.removeprefix("trainJobs/") / "process.lock")
+                assert time.monotonic() < end
+            for child in stopped:
+                os.kill(child, signal.SIGSTOP)
             scene.fires("TraplineJobFailed", "TraplineJobsRestarting", "TraplineJobsNotStarted", "TraplineDiskShort")
-            scene.fires("TraplineTrainerDown")
+            scene.fires("TraplineTrainerDown", "TraplineJobSilent")
+            for child in stopped:
+                os.kill(child, signal.SIGCONT)
             failed = stubs.train.GetTrainJob(train_pb2.GetTrainJobRequest(name=bad), timeout=10)
             assert failed.state == train_pb2.TrainJob.STATE_FAILED
         for name, program in (
             *(("TraplineJobFailed", service), ("TraplineJobsRestarting", service), ("TraplineTrainerDown", gone)),
-            *(("TraplineJobsNotStarted", full), ("TraplineDiskShort", full)),
+            *(("TraplineJobsNotStarted", full), ("TraplineDiskShort", full), ("TraplineJobSilent", service)),
         ):
             assert scene.seen[name]["labels"]["instance"] == program.metrics, name
         service.end()

@@ -2,6 +2,7 @@ import os
 import shutil
 import socket
 import subprocess
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -138,3 +139,39 @@ def test_by_round_robin_no_image_fails(rollout, record_property):
     assert min(counts) > 200
     assert pods.exit_codes == [0, 0]
     assert names.questions >= 2
+
+
+def test_calls_are_spread_evenly(rollout, record_property):
+    """Of the calls of one client two Pods get a half each, to within 5 points, from when both are connected to."""
+    names = Names("trapline-server-headless")
+
+    def tell(addresses):
+        names.addresses = list(addresses)
+
+    try:
+        rollout(tell).begin()
+        assert len(names.addresses) == 2
+        pictures = [picture(label) for label in LABELS]
+        target = f"dns://127.0.0.1:{names.port}/trapline-server-headless:50051"
+        with Classifier(target, model="colours") as classifier:
+            while not all(answered(names.addresses)):
+                classifier.classify(pictures[0])
+            before = answered(names.addresses)
+            for number in range(400):
+                classifier.classify(pictures[number % 3])
+            shares = [now - then for now, then in zip(answered(names.addresses), before, strict=True)]
+    finally:
+        names.close()
+    record_property("shares", shares)
+    assert sum(shares) == 400
+    assert max(shares) - min(shares) <= 40
+
+
+def answered(addresses):
+    """Images that each Pod has counted."""
+    found = []
+    for address in addresses:
+        with urllib.request.urlopen(f"http://{address}:9100/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        found.append(sum(float(line.split()[-1]) for line in lines if line.startswith("trapline_images_total{")))
+    return found
