@@ -154,7 +154,7 @@ def test_real_photos_through_the_service(checkout, shell, shared):
     shutil.copytree(shared / "data" / "flowers", checkout / "data" / "flowers", copy_function=shutil.copy)
     shutil.copy(shared / "weights" / "mobilenet_v2.pth", checkout / "data")
     trapline = f"{ENVIRONMENT}/bin/trapline"
-    options = "--model-id flowers --backbone mobilenet_v2 --weights mobilenet_v2.pth"
+    options = "--model-id flowers --backbone mobilenet_v2 --weights mobilenet_v2.pth --epochs 0"
     shell.tell(f"{trapline} train submit flowers {options} --server {shell.addresses['train']} --watch")
     server = f"--server {shell.addresses['classify']}"
     # The server looks every 2 s, and tries the model out.

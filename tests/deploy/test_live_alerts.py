@@ -199,10 +199,10 @@ def test_faults_of_jobs(scene):
                     os.kill(child, signal.SIGKILL)
                     killed.add(child)
                 time.sleep(0.2)
-            stopped = _children(folder / "runs" / dying.removeprefix("trainJobs/") / "process.lock")
+            stopped = set()
             while not stopped:
-                stopped = _children(folder / "runs" / dying.removeprefix("trainJobs/") / "process.lock")
                 assert time.monotonic() < end
+                stopped = {*_children(folder / "runs" / dying.removeprefix("trainJobs/") / "process.lock")} - killed
             for child in stopped:
                 os.kill(child, signal.SIGSTOP)
             scene.fires("TraplineJobFailed", "TraplineJobsRestarting", "TraplineJobsNotStarted", "TraplineDiskShort")
