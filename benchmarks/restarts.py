@@ -194,7 +194,7 @@ def page(result: dict[str, Any]) -> str:
         *rows,
         "",
         "- Of a stream the times are gaps between answers",
-        f"- Memory after a reload, MiB: at most {max(sizes)}, which is three versions at once; median "
+        f"- Memory after a reload, MiB: at most {max(sizes)}; median "
         f"{median(sizes[:third])} in the first third of them, {median(sizes[third:-third])} in the second, "
         f"{median(sizes[-third:])} in the last",
         f"- {result['per_second']} images a second, half as calls, half over a stream, by the shipped client",
