@@ -83,6 +83,7 @@ class Server:
             metrics=metrics,
             tracing=tracing,
             call_kind=Call,
+            before_reading={f"/{CLASSIFY_SERVICE}/Classify": images.check_room},
         )
 
     async def start(self) -> None:

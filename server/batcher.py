@@ -121,11 +121,27 @@ class Batcher:
             deadline=deadline,
             wait_seconds=expected,
             margin_seconds=self.pace.margin_seconds,
-            retry_seconds=min(5.0, max(0.05, now / 2)),
+            retry_seconds=_retry_seconds(now),
         )
         if wait_seconds is not None:
             ticket.wait_seconds = 0.0  # the others of its call go before it, too: it tells nothing of expectations
         return ticket
+
+    def check_room(self, caller: str) -> None:
+        """Refuses a call of `caller` that `admit` would refuse whatever image it has.
+
+        Raises:
+            QueueFull: As `admit`.
+        """
+        wait = self.wait_seconds(caller)
+        self._places.check_room(
+            0,
+            lane=Lane.CALL,
+            caller=caller,
+            wait_seconds=wait,
+            margin_seconds=self.pace.margin_seconds,
+            retry_seconds=_retry_seconds(wait),
+        )
 
     async def room(self) -> None:
         """Waits until an image has left the queue; its place may be gone again by then."""
@@ -280,6 +296,10 @@ class Batcher:
             self._metrics.batch_failures.labels(self._model_id).inc()
         if self.broken != was_broken:
             self._on_broken()
+
+
+def _retry_seconds(wait_seconds: float) -> float:
+    return min(5.0, max(0.05, wait_seconds / 2))
 
 
 def _closed(pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:  # noqa: ARG001  # as `Run` has it

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from PIL import Image
 from trapline.errors import ImageTooLarge, ImageUnreadable, QueueFull, RequestInvalid, reason_name, to_status
 from trapline.model_file import MODEL_ID_PATTERN
 from trapline.preprocessing import load_image
+from trapline.service.caller import turns_of
 from trapline.service.errors import as_refusal, shown
 from trapline.v1 import classify_pb2
 from trapline.v1.metadata_pb2 import Label
@@ -89,6 +91,25 @@ class Images:
         current().note_image(len(request.image))
         with self._failures_counted(request.model):
             return self._admit(request, Lane.CALL, caller, deadline, waits)
+
+    def check_room(self, context: Any) -> None:  # noqa: ANN401  # gRPC's of any method
+        """Refuses a call of one image, whose request nobody has read, where there is room for none.
+
+        Only where one model is served alone: which one a call is for stands in its request. One that is wrong as well
+        is told so when there is room.
+
+        Raises:
+            QueueFull: There is no room; `admit` would have refused the call, too.
+        """
+        serving = self._models.only()
+        if serving is not None:
+            try:
+                serving.batcher.check_room(turns_of(context))
+            except QueueFull:
+                current().note_image(0)
+                current().note_model(serving.model_id)
+                with self._failures_counted(f"{_PREFIX}{serving.model_id}"):
+                    raise
 
     async def admit_in_turn(
         self, request: classify_pb2.ClassifyRequest, *, caller: str, deadline: float | None

@@ -94,6 +94,12 @@ class Models:
         """
         return self.slot(model_id).served()
 
+    def only(self) -> Serving | None:
+        """What is served, where there is one model alone and it serves."""
+        if len(self._slots) != 1:
+            return None
+        return next(iter(self._slots.values())).serving
+
     async def load_all(self) -> None:
         """Loads the newest version of each model that can be served; what cannot is told by its slot."""
         for slot in self.slots():

@@ -160,19 +160,14 @@ class Places:
         Raises:
             QueueFull: There is none, or the wait is beyond the limit; tells to come back in `retry_seconds`.
         """
-        # Of half the limit at most: a wait that nothing can be told about must not close the queue.
-        longest = wait_seconds + min(margin_seconds, self._limits.max_wait_seconds / 2) if wait_seconds else 0.0
-        if longest > self._limits.max_wait_seconds or not self._fits(byte_count, lane, caller):
-            if lane is Lane.CALL:
-                self.count_dropped("refused")
-            raise QueueFull(
-                f"the queue of models/{self._model_id} is full: {self.image_count} images of at most "
-                f"{self._limits.max_images}, {longest * 1000:.0f} ms to wait of at most "
-                f"{self._limits.max_wait_seconds * 1000:.0f}; send it again later, or use StreamClassify, which waits",
-                retry_seconds=retry_seconds,
-                model=f"models/{self._model_id}",
-                queueCapacity=self._limits.max_images,
-            )
+        self.check_room(
+            byte_count,
+            lane=lane,
+            caller=caller,
+            wait_seconds=wait_seconds,
+            margin_seconds=margin_seconds,
+            retry_seconds=retry_seconds,
+        )
         self.images[lane] += 1
         self._bytes[lane] += byte_count
         self._waiting[lane][caller] += 1
@@ -181,6 +176,36 @@ class Places:
         self._counts.queue_images.inc()
         self._counts.queue_bytes.inc(byte_count)
         return Ticket(self, byte_count, lane=lane, caller=caller, deadline=deadline, wait_seconds=wait_seconds)
+
+    def check_room(
+        self,
+        byte_count: int,
+        *,
+        lane: Lane,
+        caller: str,
+        wait_seconds: float,
+        margin_seconds: float = 0.0,
+        retry_seconds: float,
+    ) -> None:
+        """Refuses what `admit` would refuse, and counts it; what is let in has no place yet.
+
+        Raises:
+            QueueFull: As `admit`.
+        """
+        # Of half the limit at most: a wait that nothing can be told about must not close the queue.
+        longest = wait_seconds + min(margin_seconds, self._limits.max_wait_seconds / 2) if wait_seconds else 0.0
+        if longest <= self._limits.max_wait_seconds and self._fits(byte_count, lane, caller):
+            return
+        if lane is Lane.CALL:
+            self.count_dropped("refused")
+        raise QueueFull(
+            f"the queue of models/{self._model_id} is full: {self.image_count} images of at most "
+            f"{self._limits.max_images}, {longest * 1000:.0f} ms to wait of at most "
+            f"{self._limits.max_wait_seconds * 1000:.0f}; send it again later, or use StreamClassify, which waits",
+            retry_seconds=retry_seconds,
+            model=f"models/{self._model_id}",
+            queueCapacity=self._limits.max_images,
+        )
 
     def started(self, ticket: Ticket) -> None:
         """Takes note that an image is being run; `Ticket` calls it."""

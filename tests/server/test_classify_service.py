@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 from pathlib import Path
 
@@ -198,6 +199,52 @@ async def test_a_full_queue_refuses_calls_while_a_stream_is_paused(kit, models):
         first, second = (await partly).results
         assert first.HasField("response")
         assert reason_name(from_status(second.error)) == "QUEUE_FULL"
+
+
+async def test_a_full_queue_refuses_a_call_unread(kit, models, caplog):
+    """What no image would get a place in answers even garbage with QUEUE_FULL, once, and has read none of it."""
+    caplog.set_level(logging.INFO)
+    async with kit.running(models, holds=True, max_queue_images=1, max_batch=1, max_queue_ms=60_000) as (server, stubs):
+        serving = server.models.slot("colours").serving
+        unary = stubs.channel.unary_unary("/trapline.v1.ClassifyService/Classify")
+        serving.session.held.clear()
+        first = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
+        await kit.until(lambda: serving.batcher.image_count == 1)
+        error = await refusal(unary(b"\xff" * 100_000))
+        assert (reason_name(error), error.metadata["model"]) == ("QUEUE_FULL", "models/colours")
+        assert serving.batcher.image_count == 1
+        serving.session.held.set()
+        await first
+        assert reason_name(await refusal(unary(b"\xff\xff\xff"))) == "REQUEST_INVALID"
+        value = server.metrics.registry.get_sample_value
+        assert value("trapline_images_total", {"model": "colours", "outcome": "QUEUE_FULL"}) == 1
+        assert value("trapline_dropped_images_total", {"model": "colours", "cause": "refused"}) == 1
+    line = next(text for text in caplog.messages if text.startswith("event=call ") and "QUEUE_FULL" in text)
+    assert " model=colours images=1 answered=0 refused=1 bytes=0" in line
+
+
+async def test_with_several_models_a_call_is_read_before_it_is_refused(kit, models):
+    """One model's full queue says nothing of another's, nor of a name that is no model's."""
+    kit.publish(models, "others", 1, kit.model_bytes())
+    async with kit.running(models, holds=True, max_queue_images=1, max_batch=1, max_queue_ms=60_000) as (server, stubs):
+        serving = server.models.slot("colours").serving
+        serving.session.held.clear()
+        first = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
+        await kit.until(lambda: serving.batcher.image_count == 1)
+        assert reason_name(await refusal(stubs.classify.Classify(kit.request(kit.picture())))) == "QUEUE_FULL"
+        nobody = kit.request(kit.picture(), model="models/nobody")
+        assert reason_name(await refusal(stubs.classify.Classify(nobody))) == "MODEL_NOT_FOUND"
+        other = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture(), model="models/others")))
+        await kit.until(lambda: server.models.slot("others").serving.batcher.image_count == 1)
+        serving.session.held.set()
+        await asyncio.gather(first, other)
+
+
+async def test_a_call_without_a_message_is_refused_as_invalid(kit, models):
+    """One that half-closes at once is told what it lacks, and not left waiting."""
+    async with kit.running(models) as (_, stubs):
+        call = stubs.channel.stream_unary("/trapline.v1.ClassifyService/Classify")
+        assert reason_name(await refusal(call(iter([]), timeout=20))) == "REQUEST_INVALID"
 
 
 async def test_a_callers_cancel_and_deadline_free_the_queue(kit, models):

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ from .errors import as_refusal
 from .gate import Gate
 from .metrics import ServiceMetrics
 from .tracing import Tracing
-from .wire import abort, parsed, quiet, tolerant, whole, writing
+from .wire import abort, parsed, quiet, reading, tolerant, whole, writing
 
 _log = logging.getLogger(__name__)
 _OURS = "/trapline."
@@ -72,6 +72,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: Where to count.
         tracing: Makes spans; None where that is off.
         call_kind: What a call takes note of.
+        before_reading: What may refuse a call of a method, by its full name, before anything of its request is read: it
+            is given gRPC's context. Only methods of one request and one answer have one.
         identified: Whether clients have certificates, by which the log names them.
     """
 
@@ -83,10 +85,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: ServiceMetrics,
         tracing: Tracing | None = None,
         call_kind: type[Call] = Call,
+        before_reading: Mapping[str, Callable[[Any], None]] | None = None,
         identified: bool = False,
     ) -> None:
         self._authentication, self._gate, self._metrics, self._tracing = authentication, gate, metrics, tracing
         self._call_kind, self._identified = call_kind, identified
+        self._before_reading = before_reading or {}
         self._methods: dict[str, _Method] = {}
         # No name of a method that is not served is kept, logged or counted: there is no end of them.
         self._unknown = _Method("unknown", metrics, streams=False)
@@ -132,6 +136,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         parse, serialize = tolerant(handler.request_deserializer), handler.response_serializer
         if not method.streams:
             # Serialised in here, where a failure is told in our words.
+            check = self._before_reading.get(method.path)
+            if check is not None:
+                work = reading(check, handler.unary_unary)
+                serve = self._around(method, work, read=_as_it_is, serialize=serialize)
+                return grpc.stream_unary_rpc_method_handler(serve, parse)
             serve = self._around(method, handler.unary_unary, read=whole, serialize=serialize)
             return grpc.unary_unary_rpc_method_handler(serve, parse)
         work = handler.stream_stream or handler.unary_stream

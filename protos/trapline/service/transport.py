@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -74,6 +75,7 @@ class Doors:
         metrics: Where to count.
         tracing: Makes spans; None where that is off.
         call_kind: What a call takes note of.
+        before_reading: What may refuse a call before its request is read; see `CallInterceptor`.
 
     Raises:
         UsageError: A file of certificates or tokens cannot be used.
@@ -96,6 +98,7 @@ class Doors:
         admin_services: Sequence[str] = (),
         tracing: Tracing | None = None,
         call_kind: type[Call] = Call,
+        before_reading: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:
         credentials, tokens = _credentials(options, metrics), Tokens(options, metrics)
         limits = [("grpc.max_receive_message_length", max_message_bytes), *_limits(options)]
@@ -109,6 +112,7 @@ class Doors:
                 metrics=metrics,
                 tracing=tracing,
                 call_kind=call_kind,
+                before_reading=before_reading,
                 identified=options.tls_client_ca is not None,
             )
             return Door(

@@ -86,6 +86,25 @@ def whole(request: Any) -> Any:  # noqa: ANN401  # messages of any method
     return request
 
 
+def reading(
+    check: Callable[[Any], None], work: Callable[[Any, Any], Awaitable[Any]]
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    """`work` on a call's one request, which is read once `check`, given the context, has let the call in.
+
+    To gRPC it is a method of many requests: those it hands over as they are asked for, and of a call that ends before
+    it throws away what is on its way. That is what a refusal costs least by.
+    """
+
+    async def read_and_work(_requests: AsyncIterator[Any], context: Any) -> Any:  # noqa: ANN401  # messages of any method
+        check(context)
+        request = await context.read()
+        if request is grpc.aio.EOF:
+            raise RequestInvalid("the call has no message; send one")
+        return await work(whole(request), context)
+
+    return read_and_work
+
+
 async def parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """A stream's requests.
 
