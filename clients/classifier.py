@@ -10,7 +10,7 @@ with Classifier("127.0.0.1:50051", model="fox") as classifier:
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -127,7 +127,7 @@ class Classifier:
         min_score: float | None = None,
         model_thresholds: bool = False,
         window: int = DEFAULT_WINDOW,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """One result for each image, in the order of `images`, each as soon as those before it are there.
 
         One bad image is one result with a refusal, and so is each one left when the server is lost half way: iterating
@@ -172,7 +172,7 @@ def _asking(
     return lambda content: classify_pb2.ClassifyRequest(model=name, image=content, top_k=top_k, **filters)
 
 
-def _in_order(results: Generator[Result, None, None]) -> Iterator[Result]:
+def _in_order(results: Generator[Result, None, None]) -> Generator[Result, None, None]:
     """The same results by index; how many wait for their turn is bounded where they come from."""
     waiting: dict[int, Result] = {}
     next_index = 0

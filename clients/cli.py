@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 # gRPC would print each handshake that fails beside the sentence that we make of it; it reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -92,8 +92,13 @@ def _classify(options: ClassifyOptions) -> int:
                 security=options.security,
             )
         )
-        outcomes = classifier.classify_many(
-            found.paths, top_k=options.top_k, model_thresholds=options.model_thresholds, window=options.window
+        # Ended here whatever happens: an error's traceback would keep it until the interpreter ends.
+        outcomes = stack.enter_context(
+            contextlib.closing(
+                classifier.classify_many(
+                    found.paths, top_k=options.top_k, model_thresholds=options.model_thresholds, window=options.window
+                )
+            )
         )
         rows = (
             results.written_to(options.out, top_k=options.top_k)
@@ -146,6 +151,15 @@ VERBS = (
 )
 
 
-def main() -> int:
-    """The console script; returns its exit code."""
-    return command_line.main("trapline", VERBS)
+def main() -> NoReturn:
+    """The console script; ends the process.
+
+    At once, without the interpreter's own end: by then threads of gRPC stand still, and what is torn down would wait for
+    ever for a lock that one of them holds.
+    """
+    try:
+        code = command_line.main("trapline", VERBS)
+    except SystemExit as ended:  # a usage error, --help, SIGTERM
+        code = ended.code if isinstance(ended.code, int) else 0
+    sys.stderr.flush()
+    os._exit(code)

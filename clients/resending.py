@@ -15,6 +15,7 @@ about to stop for as long, the job ends: every image left is refused with the sa
 
 import math
 import queue
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -97,8 +98,10 @@ class ResendingStream:
                     yield from self._give_up(refusal)
                     return
         finally:
-            for lane in self._lanes:
-                lane.close()
+            # While the interpreter ends gRPC's threads stand still, and some may hold its locks: nothing is to be ended.
+            if not sys.is_finalizing():
+                for lane in self._lanes:
+                    lane.close()
 
     def _give_up(self, refusal: Refusal) -> Iterator[Result]:
         yield from self._done  # came in the same moment

@@ -1,5 +1,6 @@
 """A stream that a server sends, opened anew when it is lost half way."""
 
+import sys
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -47,7 +48,8 @@ def resumed(
         except grpc.RpcError as error:
             refusal = from_rpc_error(error)
         finally:
-            stream.cancel()
+            if not sys.is_finalizing():  # else gRPC's threads stand still, and one may hold the lock that this takes
+                stream.cancel()
         if has_all():
             return
         now = time.monotonic()

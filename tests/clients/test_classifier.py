@@ -306,3 +306,40 @@ def test_the_clients_need_no_pixels():
         "print({'PIL', 'numpy', 'onnxruntime', 'onnx', 'torch'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_an_abandoned_job_does_not_hold_up_the_interpreters_end(running):
+    """A script that dies in the middle of a job ends, though a thread of gRPC's stood still with the stream's lock."""
+    program = """
+import gc, sys, threading, time
+from clients.classifier import Classifier
+from clients.stream import Stream
+
+streams, begin = [], Stream.__init__
+def noted(self, *arguments, **options):
+    begin(self, *arguments, **options)
+    streams.append(self)
+Stream.__init__ = noted
+
+def hold(taken):
+    with streams[0]._call._state.condition:
+        taken.set()
+        time.sleep(600)
+
+def begun():
+    results = Classifier(sys.argv[1], model="fox").classify_many(b"%d" % number for number in range(100_000))
+    kept = [results]
+    kept.append(kept)  # left to the collector, as by the traceback of an error
+    next(results)
+
+gc.disable()
+begun()
+taken = threading.Event()
+threading.Thread(target=hold, args=(taken,), daemon=True).start()
+taken.wait()
+raise SystemExit(7)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, running.address], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (7, "")

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import pty
@@ -11,6 +12,7 @@ import pytest
 
 from clients import progress, results
 from clients.answers import Result
+from clients.classifier import Classifier
 from trapline.errors import ImageUnreadable
 
 
@@ -260,6 +262,45 @@ def test_a_full_disk_is_a_sentence(running, photos):
     assert ended.returncode == 1
     assert "error: cannot write" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_job_that_fails_ends_its_streams_at_once(running, photos, trapline, monkeypatch):
+    """What cannot be written ends the job whole: nothing of it waits for the collector, or for the interpreter's end."""
+    begun, classify_many = [], Classifier.classify_many
+
+    def noted(*arguments, **options):
+        begun.append(classify_many(*arguments, **options))
+        return begun[-1]
+
+    def full(_result):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Classifier, "classify_many", noted)
+    monkeypatch.setattr(results, "row_of", full)
+    command = ("classify", photos, "--server", running.address, "--model", "fox", "--out", photos / "r.csv")
+    code, _, stderr = trapline(*command)
+    assert code == 1
+    assert "No space left on device" in stderr
+    assert [job.gi_frame for job in begun] == [None]  # closed
+
+
+@pytest.mark.parametrize("words", [("--help",), ("models", "--server", "127.0.0.1:1")])
+def test_the_script_ends_without_the_interpreters_end(words):
+    """What would hold that up, a lock of gRPC's or (here) a slow exit handler, is not waited for; output is whole."""
+    program = (
+        "import atexit, sys, time; atexit.register(time.sleep, 600); from clients.cli import main; "
+        "sys.argv[0] = 'trapline'; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    if words[0] == "--help":
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "classify" in ended.stdout
+        assert ended.stdout.endswith("tells a verb's options.\n")
+    else:
+        assert ended.returncode == 1
+        assert "127.0.0.1:1" in ended.stderr
 
 
 def test_plain_progress_lines_tell_the_time_left(capsys):
