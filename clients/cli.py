@@ -154,8 +154,8 @@ VERBS = (
 def main() -> NoReturn:
     """The console script; ends the process.
 
-    At once, without the interpreter's own end: by then threads of gRPC stand still, and what is torn down would wait for
-    ever for a lock that one of them holds.
+    At once, without the interpreter's own end: by then threads of gRPC stand still, and what is torn down would wait
+    for ever for a lock that one of them holds.
     """
     try:
         code = command_line.main("trapline", VERBS)

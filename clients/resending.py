@@ -98,7 +98,7 @@ class ResendingStream:
                     yield from self._give_up(refusal)
                     return
         finally:
-            # While the interpreter ends gRPC's threads stand still, and some may hold its locks: nothing is to be ended.
+            # While the interpreter ends gRPC's threads stand still, and one may hold the lock that this takes.
             if not sys.is_finalizing():
                 for lane in self._lanes:
                     lane.close()

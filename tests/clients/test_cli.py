@@ -265,7 +265,7 @@ def test_a_full_disk_is_a_sentence(running, photos):
 
 
 def test_a_job_that_fails_ends_its_streams_at_once(running, photos, trapline, monkeypatch):
-    """What cannot be written ends the job whole: nothing of it waits for the collector, or for the interpreter's end."""
+    """What cannot be written ends the job whole: nothing of it waits for the collector or the interpreter's end."""
     begun, classify_many = [], Classifier.classify_many
 
     def noted(*arguments, **options):
