@@ -106,9 +106,10 @@ async def test_health_answers_throughout_every_attack(kit, started, record_prope
             answers += 1
         await attacks
     grown = resident_mib(process) - before
-    told = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in slowest.items())
-    print(f"slowest health answer: {told}; {grown:.1f} MiB more")
-    record_property("slowest_health_answers", told)
+    # Told, for benchmarks/hostile.py, and not asserted: times are the machine's business.
+    for name, seconds in slowest.items():
+        record_property(f"health under {name}, ms", round(1000 * seconds, 2))
+    record_property("memory that all attacks took, MiB", round(grown, 1))
     assert grown < MOST_MIB
     assert process.poll() is None
     assert (await stubs.classify.Classify(kit.request(kit.picture()))).model_version == "1"
@@ -179,7 +180,7 @@ except MemoryError:
 
 
 @pytest.mark.parametrize("form", BOMBS)
-def test_an_image_bomb_is_refused_within_ten_mib(kit, tmp_path, form):
+def test_an_image_bomb_is_refused_within_ten_mib(kit, tmp_path, form, record_property):
     """A tiny file that claims thousands of megapixels is refused by its header, with 10 MiB of memory to do it in."""
     bomb = BOMBS[form]()
     assert len(bomb) < 1500
@@ -187,8 +188,8 @@ def test_an_image_bomb_is_refused_within_ten_mib(kit, tmp_path, form):
     (tmp_path / "good").write_bytes(kit.picture(form="JPEG"))
     command = [sys.executable, "-c", MEETING, tmp_path / "good", tmp_path / "bomb"]
     met = subprocess.run([*command, str(10 * 2**20)], capture_output=True, text=True, check=True).stdout
-    print(form, met.strip())
-    assert "megapixels" in met or "pixels" in met, met
+    assert "pixels" in met, met
+    record_property(f"bomb as {form}, ms", float(met.split(" ms")[0]))
 
 
 def test_ten_mib_would_not_decode_it(tmp_path):
