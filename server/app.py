@@ -83,7 +83,7 @@ class Server:
             metrics=metrics,
             tracing=tracing,
             call_kind=Call,
-            before_reading={f"/{CLASSIFY_SERVICE}/Classify": images.check_room},
+            before_reading={f"/{CLASSIFY_SERVICE}/Classify": images.refusal_unread},
         )
 
     async def start(self) -> None:
@@ -92,7 +92,7 @@ class Server:
         Raises:
             UsageError: An address cannot be listened on.
         """
-        await self.health.begin()
+        self.health.begin()
         window = max(32, 4 * self.config.max_batch)
         classify = ClassifyService(self._images, self._gate, stream_window=window)
         models = ModelService(self.models, self.config)
@@ -117,7 +117,7 @@ class Server:
         await self.models.load_all()
         if not self.models.ready and not self.config.allow_empty:
             raise TraplineError(_none_served(self.config, self.models))
-        await self.health.tell()
+        self.health.tell()
         if self.config.watch:
             self._tasks.append(asyncio.create_task(self._watch()))
 

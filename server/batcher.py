@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from trapline.errors import Refusal, ShuttingDown
+from trapline.errors import QueueFull, Refusal, ShuttingDown
 from trapline.service.errors import as_refusal
 
 from .batch import Answer, Batch, Outcome, Run, outcome_of, output_invalid
@@ -127,14 +127,10 @@ class Batcher:
             ticket.wait_seconds = 0.0  # the others of its call go before it, too: it tells nothing of expectations
         return ticket
 
-    def check_room(self, caller: str) -> None:
-        """Refuses a call of `caller` that `admit` would refuse whatever image it has.
-
-        Raises:
-            QueueFull: As `admit`.
-        """
+    def refusal(self, caller: str) -> QueueFull | None:
+        """What `admit` would raise for a call of `caller` whatever image it has, counted; None where it might not."""
         wait = self.wait_seconds(caller)
-        self._places.check_room(
+        return self._places.refusal(
             0,
             lane=Lane.CALL,
             caller=caller,

@@ -5,9 +5,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from grpc_health.v1 import health, health_pb2
-
 from trapline.service.gate import Gate
+from trapline.service.health import NOT_SERVING, SERVING, HealthServicer
 
 from .access import CLASSIFY_SERVICE
 from .lanes import Lanes
@@ -18,7 +17,6 @@ _log = logging.getLogger(__name__)
 
 #: Health services that say whether work can be taken, and the one that says whether the process is well.
 READINESS, LIVENESS = ("", CLASSIFY_SERVICE), "liveness"
-_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 # A device that does not answer within this is lost.
 _PROBE_SECONDS = 60.0
 # How often it is looked whether batches come back, and after how many looks in a row without any it is given up. Looks
@@ -64,22 +62,22 @@ class Health:
     ) -> None:
         self._models, self._lanes, self._gate, self._ready = models, lanes, gate, metrics.ready
         self._changed, self._device_works = changed, device_works
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = HealthServicer()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """Says that the process is well and takes no work yet."""
         for service in READINESS:
-            await self.servicer.set(service, _NOT_SERVING)
-        await self.servicer.set(LIVENESS, _SERVING)
+            self.servicer.set(service, NOT_SERVING)
+        self.servicer.set(LIVENESS, SERVING)
 
-    async def tell(self) -> None:
+    def tell(self) -> None:
         """Says what is the case now."""
         ready = self._models.ready and not self._gate.winding_down.is_set()
         self._ready.set(ready)
         for service in READINESS:
-            await self.servicer.set(service, _SERVING if ready else _NOT_SERVING)
-        await self.servicer.set(LIVENESS, _NOT_SERVING if self._models.broken or self.lost.done() else _SERVING)
+            self.servicer.set(service, SERVING if ready else NOT_SERVING)
+        self.servicer.set(LIVENESS, NOT_SERVING if self._models.broken or self.lost.done() else SERVING)
 
     async def follow(self) -> None:
         """Tells every change, and looks at the device where a model's batches all fail; never ends by itself."""
@@ -87,9 +85,9 @@ class Health:
             await self._changed.wait()
             self._changed.clear()
             with _faults_logged():
-                await self.tell()
+                self.tell()
                 if self._models.broken and not await self._works():
-                    await self._lose("the GPU answers no more")
+                    self._lose("the GPU answers no more")
 
     async def watch(self) -> None:
         """Looks whether batches come back; never ends by itself.
@@ -103,7 +101,7 @@ class Health:
                 comes_back = self._lanes.ended_count != ended or not self._lanes.overdue
                 looks, ended = 0 if comes_back else looks + 1, self._lanes.ended_count
                 if looks == _STUCK_LOOKS:
-                    await self._lose("a batch does not come back")
+                    self._lose("a batch does not come back")
 
     async def _works(self) -> bool:
         if self._device_works is None:
@@ -113,8 +111,8 @@ class Health:
         except TimeoutError:
             return False
 
-    async def _lose(self, why: str) -> None:
+    def _lose(self, why: str) -> None:
         if not self.lost.done():
             _log.error("event=device_lost why=%r", why)
             self.lost.set_result(why)
-            await self.tell()
+            self.tell()

@@ -2,11 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,24 +92,26 @@ class Images:
         with self._failures_counted(request.model):
             return self._admit(request, Lane.CALL, caller, deadline, waits)
 
-    def check_room(self, context: Any) -> None:  # noqa: ANN401  # gRPC's of any method
-        """Refuses a call of one image, whose request nobody has read, where there is room for none.
+    def refusal_unread(self, context: Any) -> Callable[[], NoReturn] | None:  # noqa: ANN401  # gRPC's of any method
+        """What refuses a call of one image whose request nobody has read; None where there may be room for it.
 
         Only where one model is served alone: which one a call is for stands in its request. One that is wrong as well
         is told so when there is room.
-
-        Raises:
-            QueueFull: There is no room; `admit` would have refused the call, too.
         """
         serving = self._models.only()
-        if serving is not None:
+        refusal = None if serving is None else serving.batcher.refusal(turns_of(context))
+        if serving is None or refusal is None:
+            return None
+        return partial(self._refuse_unread, serving.model_id, refusal)
+
+    def _refuse_unread(self, model_id: str, refusal: QueueFull) -> NoReturn:
+        current().note_image(0)
+        current().note_model(model_id)
+        with self._failures_counted(f"{_PREFIX}{model_id}"):
             try:
-                serving.batcher.check_room(turns_of(context))
-            except QueueFull:
-                current().note_image(0)
-                current().note_model(serving.model_id)
-                with self._failures_counted(f"{_PREFIX}{serving.model_id}"):
-                    raise
+                raise refusal
+            finally:
+                del refusal  # whose traceback refers to this frame
 
     async def admit_in_turn(
         self, request: classify_pb2.ClassifyRequest, *, caller: str, deadline: float | None

@@ -160,7 +160,7 @@ class Places:
         Raises:
             QueueFull: There is none, or the wait is beyond the limit; tells to come back in `retry_seconds`.
         """
-        self.check_room(
+        refusal = self.refusal(
             byte_count,
             lane=lane,
             caller=caller,
@@ -168,6 +168,11 @@ class Places:
             margin_seconds=margin_seconds,
             retry_seconds=retry_seconds,
         )
+        if refusal is not None:
+            try:
+                raise refusal
+            finally:
+                del refusal  # whose traceback refers to this frame
         self.images[lane] += 1
         self._bytes[lane] += byte_count
         self._waiting[lane][caller] += 1
@@ -177,7 +182,7 @@ class Places:
         self._counts.queue_bytes.inc(byte_count)
         return Ticket(self, byte_count, lane=lane, caller=caller, deadline=deadline, wait_seconds=wait_seconds)
 
-    def check_room(
+    def refusal(
         self,
         byte_count: int,
         *,
@@ -186,19 +191,15 @@ class Places:
         wait_seconds: float,
         margin_seconds: float = 0.0,
         retry_seconds: float,
-    ) -> None:
-        """Refuses what `admit` would refuse, and counts it; what is let in has no place yet.
-
-        Raises:
-            QueueFull: As `admit`.
-        """
+    ) -> QueueFull | None:
+        """What `admit` would raise, counted as refused; None where there is room."""
         # Of half the limit at most: a wait that nothing can be told about must not close the queue.
         longest = wait_seconds + min(margin_seconds, self._limits.max_wait_seconds / 2) if wait_seconds else 0.0
         if longest <= self._limits.max_wait_seconds and self._fits(byte_count, lane, caller):
-            return
+            return None
         if lane is Lane.CALL:
             self.count_dropped("refused")
-        raise QueueFull(
+        return QueueFull(
             f"the queue of models/{self._model_id} is full: {self.image_count} images of at most "
             f"{self._limits.max_images}, {longest * 1000:.0f} ms to wait of at most "
             f"{self._limits.max_wait_seconds * 1000:.0f}; send it again later, or use StreamClassify, which waits",

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import os
+import socket
 from pathlib import Path
 
 import grpc
@@ -356,3 +357,61 @@ async def test_awkward_files_never_hurt_the_server(kit, models):
         answer = await health.Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         assert server.models.slot("colours").serving.batcher.image_count == 0
+
+
+def raw_call(
+    address: str, *, path: str = "/trapline.v1.ClassifyService/Classify", fields: bytes = b""
+) -> socket.socket:
+    """A call of which only the headers went: nobody sends its message."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    def field(name: bytes, value: bytes) -> bytes:
+        return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+    pairs = {b":path": path.encode(), b":authority": b"x", b"content-type": b"application/grpc", b"te": b"trailers"}
+    headers = bytes.fromhex("8386") + b"".join(field(*pair) for pair in pairs.items()) + fields
+    host, port = address.rsplit(":", 1)
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, headers))
+    return connection
+
+
+def told(caplog, kit):
+    """The log's lines of calls."""
+    return [text for text in caplog.messages if text.startswith("event=call ")]
+
+
+@pytest.mark.parametrize("ended_by", ["the caller", "its deadline"])
+async def test_a_call_that_ends_before_its_photo_came_is_not_told_as_wrong(kit, models, caplog, ended_by):
+    """Nothing is logged or counted of it, as of any call that never came to be one."""
+    caplog.set_level(logging.INFO)
+    timeout = b"\0\x0cgrpc-timeout\x04100m" if ended_by == "its deadline" else b""
+    async with kit.running(models) as (server, stubs):
+        connection = await asyncio.to_thread(raw_call, server.listen, fields=timeout)
+        await asyncio.sleep(0.3)
+        connection.close()
+        await asyncio.sleep(0.5)
+        assert (await stubs.classify.Classify(kit.request(kit.picture()))).model_version == "1"
+        await kit.until(lambda: told(caplog, kit))
+        assert ["code=OK" in line for line in told(caplog, kit)] == [True]
+        value = server.metrics.registry.get_sample_value
+        assert value("trapline_calls_total", {"method": "Classify", "code": "INVALID_ARGUMENT"}) is None
+
+
+async def test_a_photo_above_the_limit_of_messages_is_grpcs_to_refuse(kit, models):
+    """RESOURCE_EXHAUSTED without a reason of ours, as docs/errors.md says."""
+    async with kit.running(models, max_message_mib=1) as (_, stubs):
+        error = await refusal(stubs.classify.Classify(kit.request(bytes(2**21)), timeout=20))
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert reason_name(error) == "ERROR_REASON_UNSPECIFIED"
+
+
+async def test_a_call_whose_photo_never_comes_holds_up_no_end(kit, models):
+    """It is not under way before it is there: an orderly end cuts nothing off."""
+    async with kit.running(models) as (server, stubs):
+        connection = await asyncio.to_thread(raw_call, server.listen)
+        assert (await stubs.classify.Classify(kit.request(kit.picture()))).model_version == "1"
+        assert await server.drain() == 0
+        connection.close()

@@ -134,7 +134,7 @@ async def test_readiness_is_a_gauge(kit, models):
         assert value(server, "trapline_ready") == 1
         assert value(server, "trapline_queue_limit_seconds") == 0.25
         server._gate.close()
-        await server.health.tell()
+        server.health.tell()
         assert value(server, "trapline_ready") == 0
     async with kit.running(models / "colours" / "1", allow_empty=True) as (server, _):
         assert value(server, "trapline_ready") == 0

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health
 
 from trapline.service.authentication import TELLING, Access
 from trapline.service.drain import drain
 from trapline.service.gate import Gate
+from trapline.service.health import NOT_SERVING, SERVING, HealthServicer
 from trapline.service.metrics import ServiceMetrics
 from trapline.service.options import ServiceOptions
 from trapline.service.transport import Doors
@@ -64,7 +64,8 @@ class Program:
     def __init__(self, jobs: Jobs, **options: object) -> None:
         self.options = ServiceOptions(**{"listen": "127.0.0.1:0", "metrics": "", **options})
         self.jobs, self.gate, self.metrics = jobs, Gate(), ServiceMetrics()
-        self.health = health.aio.HealthServicer()
+        self.health = HealthServicer()
+        self.health.set("", SERVING)
         self.doors = Doors(
             self.options,
             access=ACCESS,
@@ -84,7 +85,7 @@ class Program:
 
     async def drain(self, seconds: float = 0.4) -> int:
         """Ends it; the number of calls that were cut off."""
-        return await drain(self.doors, self.gate, tell=self.health.enter_graceful_shutdown, seconds=seconds)
+        return await drain(self.doors, self.gate, tell=lambda: self.health.set("", NOT_SERVING), seconds=seconds)
 
 
 async def numbers() -> AsyncIterator[int]:

@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from grpc_health.v1 import health, health_pb2
-
 from trapline.errors import UsageError
 from trapline.service.drain import drain
 from trapline.service.gate import Gate
+from trapline.service.health import NOT_SERVING, SERVING, HealthServicer
 from trapline.service.metrics import MetricsPage
 from trapline.service.tracing import Tracing, exporter_to
 from trapline.service.transport import Doors
@@ -34,7 +33,6 @@ from .store import Store
 
 #: Health services that say whether calls are answered, and the one that says whether the process is well.
 READINESS, LIVENESS = ("", TRAIN_SERVICE), "liveness"
-_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 # A config is a page of text, a create a few hundred bytes.
 _LARGEST_MESSAGE_BYTES = 256 * 1024
 _THREADS = 8
@@ -64,7 +62,7 @@ class TrainServer:
     ) -> None:
         self.config, self.store, self.runner, self.metrics = config, store, runner, metrics
         self.listen = self.metrics_listen = ""
-        self._held, self._gate, self._health = held, Gate(), health.aio.HealthServicer()
+        self._held, self._gate, self._health = held, Gate(), HealthServicer()
         self._tracing = (
             Tracing(exporter_to(config.trace_endpoint), "trapline-trainer") if config.trace_endpoint else None
         )
@@ -98,8 +96,8 @@ class TrainServer:
         Raises:
             UsageError: An address cannot be listened on.
         """
-        await self._health.set(LIVENESS, _SERVING)
-        await self._tell()
+        self._health.set(LIVENESS, SERVING)
+        self._tell()
         add = partial(train_pb2_grpc.add_TrainServiceServicer_to_server, self._service)
         self.doors.add(self._health, {TRAIN_SERVICE: add})
         if self.config.metrics:
@@ -112,7 +110,7 @@ class TrainServer:
         """Goes on with the jobs that an earlier service left; gives how many have not ended."""
         await self.runner.start()
         self._loaded = True
-        await self._tell()
+        self._tell()
         if self.config.keep_runs or self.config.keep_days:
             self._pruning = asyncio.create_task(prune_for_ever(self.config, self.store, self.runner))
         return sum(count for state, count in self.store.counts().items() if state not in ENDED)
@@ -151,11 +149,11 @@ class TrainServer:
             await self.store.close()
             self._held.close()
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
         ready = self._loaded and not self._gate.winding_down.is_set()
         self.metrics.ready.set(ready)
         for service in READINESS:
-            await self._health.set(service, _SERVING if ready else _NOT_SERVING)
+            self._health.set(service, SERVING if ready else NOT_SERVING)
 
 
 def build(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from .gate import Gate
 from .transport import Doors
@@ -15,7 +15,7 @@ _NOTICE_SECONDS = 1.0
 _FLUSH_SECONDS = 0.25
 
 
-async def drain(doors: Doors, gate: Gate, *, tell: Callable[[], Awaitable[None]], seconds: float) -> int:
+async def drain(doors: Doors, gate: Gate, *, tell: Callable[[], None], seconds: float) -> int:
     """Ends every address in order; gives the number of calls that it had to cut off.
 
     Health says NOT_SERVING at once and streams wind down. Single calls are still taken for a moment, so that
@@ -31,7 +31,7 @@ async def drain(doors: Doors, gate: Gate, *, tell: Callable[[], Awaitable[None]]
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     gate.winding_down.set()
-    await tell()
+    tell()
     await asyncio.sleep(min(_NOTICE_SECONDS, seconds / 4))
     gate.close()
     # gRPC turns new calls away and tells clients to leave, while what is under way goes on.

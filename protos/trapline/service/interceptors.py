@@ -5,7 +5,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -21,12 +21,10 @@ from .errors import as_refusal
 from .gate import Gate
 from .metrics import ServiceMetrics
 from .tracing import Tracing
-from .wire import abort, parsed, quiet, reading, tolerant, whole, writing
+from .wire import Find, Serve, abort, parsed, quiet, reading, tolerant, whole, writing
 
 _log = logging.getLogger(__name__)
 _OURS = "/trapline."
-# A call's task waits for this: what a request and gRPC's context become.
-_Work = Callable[[Any, Any], Awaitable[Any]]
 
 
 class _Method:
@@ -72,8 +70,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: Where to count.
         tracing: Makes spans; None where that is off.
         call_kind: What a call takes note of.
-        before_reading: What may refuse a call of a method, by its full name, before anything of its request is read: it
-            is given gRPC's context. Only methods of one request and one answer have one.
+        before_reading: What may refuse a call of a method, by its full name, before anything of its request is read.
+            Only methods of one request and one answer have one.
         identified: Whether clients have certificates, by which the log names them.
     """
 
@@ -85,7 +83,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: ServiceMetrics,
         tracing: Tracing | None = None,
         call_kind: type[Call] = Call,
-        before_reading: Mapping[str, Callable[[Any], None]] | None = None,
+        before_reading: Mapping[str, Find] | None = None,
         identified: bool = False,
     ) -> None:
         self._authentication, self._gate, self._metrics, self._tracing = authentication, gate, metrics, tracing
@@ -136,13 +134,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         parse, serialize = tolerant(handler.request_deserializer), handler.response_serializer
         if not method.streams:
             # Serialised in here, where a failure is told in our words.
-            check = self._before_reading.get(method.path)
-            if check is not None:
-                work = reading(check, handler.unary_unary)
-                serve = self._around(method, work, read=_as_it_is, serialize=serialize)
-                return grpc.stream_unary_rpc_method_handler(serve, parse)
             serve = self._around(method, handler.unary_unary, read=whole, serialize=serialize)
-            return grpc.unary_unary_rpc_method_handler(serve, parse)
+            find = self._before_reading.get(method.path)
+            if find is None:
+                return grpc.unary_unary_rpc_method_handler(serve, parse)
+            turn_away = self._around(method, _refuse, read=_as_it_is)
+            return grpc.stream_unary_rpc_method_handler(reading(find, serve, turn_away), parse)
         work = handler.stream_stream or handler.unary_stream
         if inspect.isasyncgenfunction(work):
             work = writing(work)
@@ -155,11 +152,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _around(
         self,
         method: _Method,
-        work: _Work,
+        work: Serve,
         *,
         read: Callable[[Any], Any],
         serialize: Callable[[Any], bytes] | None = None,
-    ) -> _Work:
+    ) -> Serve:
         """`work` with all that is around a call; one coroutine for both, as every call pays for each."""
         gate = self._gate
 
@@ -218,6 +215,10 @@ def _tell(call: Call, caller: str, peer: str, *, code: str, reason: str, seconds
 def _cancelled_code(context: Any) -> grpc.StatusCode:  # noqa: ANN401  # gRPC's context of any method
     left = context.time_remaining()
     return grpc.StatusCode.DEADLINE_EXCEEDED if left is not None and left <= 0 else grpc.StatusCode.CANCELLED
+
+
+async def _refuse(refuse: Callable[[], NoReturn], _context: Any) -> NoReturn:  # noqa: ANN401  # gRPC's own
+    refuse()
 
 
 def _as_it_is(request: Any) -> Any:  # noqa: ANN401  # messages of any method

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from trapline.credentials import read_authorities, read_pair
@@ -17,11 +16,13 @@ from .addresses import cannot_listen, check_free, joined, split
 from .authentication import HEALTH_SERVICE, REFLECTION_SERVICE, Access, Authentication, Tokens
 from .calls import Call
 from .gate import Gate
+from .health import HealthServicer
 from .interceptors import CallInterceptor
 from .metrics import ServiceMetrics
 from .options import ServiceOptions
 from .tracing import Tracing
 from .watched import Watched
+from .wire import Find
 
 # Longest time for a TLS handshake and HTTP/2's first frames: who only connects does not stay.
 _HANDSHAKE_MS = 20_000
@@ -98,7 +99,7 @@ class Doors:
         admin_services: Sequence[str] = (),
         tracing: Tracing | None = None,
         call_kind: type[Call] = Call,
-        before_reading: Mapping[str, Callable[[Any], None]] | None = None,
+        before_reading: Mapping[str, Find] | None = None,
     ) -> None:
         credentials, tokens = _credentials(options, metrics), Tokens(options, metrics)
         limits = [("grpc.max_receive_message_length", max_message_bytes), *_limits(options)]
@@ -135,9 +136,7 @@ class Doors:
         self.health = door("--health", options.health, [HEALTH_SERVICE]) if options.health else None
         self.all = [each for each in (self.main, self.admin, self.health) if each is not None]
 
-    def add(
-        self, health_servicer: health.aio.HealthServicer, services: Mapping[str, Callable[[grpc.aio.Server], None]]
-    ) -> None:
+    def add(self, health_servicer: HealthServicer, services: Mapping[str, Callable[[grpc.aio.Server], None]]) -> None:
         """Gives each address its services, before it opens; where `--reflection` is on it tells which they are.
 
         Args:

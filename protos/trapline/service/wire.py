@@ -1,8 +1,9 @@
 """What lies between gRPC and a method: messages that may be garbage, answers one by one, refusals as statuses."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -13,9 +14,16 @@ from trapline.errors import Refusal, RequestInvalid, to_status
 
 from .errors import as_refusal
 
+#: What a call's task waits for: what a request and gRPC's context become.
+Serve: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+#: What refuses a call, given gRPC's context: it raises the refusal. None where nothing does.
+Find: TypeAlias = Callable[[Any], Callable[[], NoReturn] | None]
+# How long the end of a call may follow its last message, in seconds.
+_END_SECONDS = 0.25
+
 
 class _Malformed:
-    """Stands for a message that is no protobuf of the method's type."""
+    """Stands for a message that is no protobuf of the method's type, or that never came."""
 
 
 def quiet(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401  # its behaviours are of any type
@@ -86,23 +94,30 @@ def whole(request: Any) -> Any:  # noqa: ANN401  # messages of any method
     return request
 
 
-def reading(
-    check: Callable[[Any], None], work: Callable[[Any, Any], Awaitable[Any]]
-) -> Callable[[Any, Any], Awaitable[Any]]:
-    """`work` on a call's one request, which is read once `check`, given the context, has let the call in.
+def reading(find: Find, serve: Serve, turn_away: Serve) -> Serve:
+    """A method of one request that may be refused before anything of it is read.
 
-    To gRPC it is a method of many requests: those it hands over as they are asked for, and of a call that ends before
-    it throws away what is on its way. That is what a refusal costs least by.
+    To gRPC it is a method of many requests, which are handed over as they are asked for: of a call that ends before it
+    throws away what is on its way. That is what a refusal costs least by.
+
+    Args:
+        find: What refuses a call, given its context; None where it is to be read.
+        serve: Answers a call, given its request: from there on it counts as under way.
+        turn_away: Answers a call, given what refuses it.
     """
 
-    async def read_and_work(_requests: AsyncIterator[Any], context: Any) -> Any:  # noqa: ANN401  # messages of any method
-        check(context)
+    async def read_and_serve(_requests: AsyncIterator[Any], context: Any) -> Any:  # noqa: ANN401  # messages of any method
+        refuse = find(context)
+        if refuse is not None:
+            return await turn_away(refuse, context)
         request = await context.read()
         if request is grpc.aio.EOF:
-            raise RequestInvalid("the call has no message; send one")
-        return await work(whole(request), context)
+            # So begins also the end of a call that was cancelled, or ran out of time: that then ends this task.
+            await asyncio.sleep(_END_SECONDS)
+            request = _Malformed()
+        return await serve(request, context)
 
-    return read_and_work
+    return read_and_serve
 
 
 async def parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
