@@ -359,9 +359,7 @@ async def test_awkward_files_never_hurt_the_server(kit, models):
         assert server.models.slot("colours").serving.batcher.image_count == 0
 
 
-def raw_call(
-    address: str, *, path: str = "/trapline.v1.ClassifyService/Classify", fields: bytes = b""
-) -> socket.socket:
+def raw_call(address: str, fields: bytes = b"") -> socket.socket:
     """A call of which only the headers went: nobody sends its message."""
 
     def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -370,7 +368,8 @@ def raw_call(
     def field(name: bytes, value: bytes) -> bytes:
         return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
-    pairs = {b":path": path.encode(), b":authority": b"x", b"content-type": b"application/grpc", b"te": b"trailers"}
+    path = b"/trapline.v1.ClassifyService/Classify"
+    pairs = {b":path": path, b":authority": b"x", b"content-type": b"application/grpc", b"te": b"trailers"}
     headers = bytes.fromhex("8386") + b"".join(field(*pair) for pair in pairs.items()) + fields
     host, port = address.rsplit(":", 1)
     connection = socket.create_connection((host, int(port)), timeout=20)
@@ -378,7 +377,7 @@ def raw_call(
     return connection
 
 
-def told(caplog, kit):
+def told(caplog):
     """The log's lines of calls."""
     return [text for text in caplog.messages if text.startswith("event=call ")]
 
@@ -394,8 +393,8 @@ async def test_a_call_that_ends_before_its_photo_came_is_not_told_as_wrong(kit, 
         connection.close()
         await asyncio.sleep(0.5)
         assert (await stubs.classify.Classify(kit.request(kit.picture()))).model_version == "1"
-        await kit.until(lambda: told(caplog, kit))
-        assert ["code=OK" in line for line in told(caplog, kit)] == [True]
+        await kit.until(lambda: told(caplog))
+        assert ["code=OK" in line for line in told(caplog)] == [True]
         value = server.metrics.registry.get_sample_value
         assert value("trapline_calls_total", {"method": "Classify", "code": "INVALID_ARGUMENT"}) is None
 
@@ -405,7 +404,7 @@ async def test_a_photo_above_the_limit_of_messages_is_grpcs_to_refuse(kit, model
     async with kit.running(models, max_message_mib=1) as (_, stubs):
         error = await refusal(stubs.classify.Classify(kit.request(bytes(2**21)), timeout=20))
         assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert reason_name(error) == "ERROR_REASON_UNSPECIFIED"
+        assert reason_name(error) == "UNSPECIFIED"
 
 
 async def test_a_call_whose_photo_never_comes_holds_up_no_end(kit, models):
