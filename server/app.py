@@ -145,6 +145,15 @@ class Server:
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
+    async def has_let_go(self, seconds: float) -> bool:
+        """Whether, within so many seconds for each, no thread reads a model, runs a batch, decodes or asks the device.
+
+        To be called after `stop`: a thread that hangs would hold the process for ever.
+        """
+        if self.health.is_asking or not await self.models.has_let_go(seconds):
+            return False
+        return self._lanes.have_ended(seconds) and self._decoding.have_ended(seconds)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)

@@ -158,11 +158,16 @@ class Batcher:
         """
         ticket.check_deadline()
         image = Encoded(ticket=ticket, future=None, decode=decode)
-        if self._decoding is not None:
-            await self._decoding.decoded(image)
-            self._note_decoded(image)
-            ticket.check_deadline()
-        return await self._answer(image)
+        try:
+            if self._decoding is not None:
+                await self._decoding.decoded(image)
+                self._note_decoded(image)
+                ticket.check_deadline()
+            return await self._answer(image)
+        except asyncio.CancelledError:
+            # It stays in its queue until its turn comes, and its file, which has no place any more, must not.
+            image.decode = _left
+            raise
 
     def _answer(self, image: Encoded) -> "asyncio.Future[Answer]":
         future = image.future = self._loop.create_future()
@@ -296,6 +301,10 @@ class Batcher:
 
 def _retry_seconds(wait_seconds: float) -> float:
     return min(5.0, max(0.05, wait_seconds / 2))
+
+
+def _left() -> NDArray[np.uint8]:
+    raise AssertionError("what nobody waits for is not decoded")
 
 
 def _closed(pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:  # noqa: ARG001  # as `Run` has it

@@ -17,8 +17,8 @@ from .memory import keep_for_good
 if TYPE_CHECKING:
     from .app import Server
 
-# How long a model that is being read may hold the end.
-_LOAD_SECONDS = 5.0
+# How long each kind of thread may hold the end: one that reads a model, runs a batch or decodes.
+_THREAD_SECONDS = 5.0
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ async def _serve(config: ServerConfig) -> int:
     server = build(config)
     starting, lost = asyncio.create_task(_start(server)), server.health.lost
     try:
-        first: set[asyncio.Future[Any]] = {starting, asked}
+        first: set[asyncio.Future[Any]] = {starting, asked, lost}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
@@ -67,9 +67,9 @@ async def _serve(config: ServerConfig) -> int:
         logging.shutdown()
         os._exit(1)
     interrupted, code = asked.result() == signal.SIGINT, 1 if cut_off else 0
-    if not await server.models.has_let_go(_LOAD_SECONDS):
-        # Storage that is away holds the thread that reads a model, and that thread would hold the process.
-        logging.getLogger(__name__).warning("event=ended_while_loading")
+    if not await server.has_let_go(_THREAD_SECONDS):
+        # Storage that is away, or a device that hangs, holds a thread, and that thread would hold the process.
+        logging.getLogger(__name__).warning("event=ended_with_a_thread_at_work")
         logging.shutdown()
         os._exit(130 if interrupted else code)
     if interrupted:

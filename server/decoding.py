@@ -89,6 +89,10 @@ class Decoding:
         self._queue.clear()
         self._threads.close()
 
+    def have_ended(self, seconds: float) -> bool:
+        """Whether, within so many seconds, all threads have ended; see `Workers.have_ended`."""
+        return self._threads.have_ended(seconds)
+
     def _start(self) -> None:
         while self._free and len(self._queue):
             for image in self._queue.take(1):

@@ -48,6 +48,7 @@ class Health:
     Attributes:
         servicer: What answers `grpc.health.v1`.
         lost: Done once only another process can go on; says why.
+        is_asking: Whether a thread waits for the device to show that it works.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Health:
         self._models, self._lanes, self._gate, self._ready = models, lanes, gate, metrics.ready
         self._changed, self._device_works = changed, device_works
         self.servicer = HealthServicer()
+        self.is_asking = False
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def begin(self) -> None:
@@ -106,10 +108,16 @@ class Health:
     async def _works(self) -> bool:
         if self._device_works is None:
             return True
+        asking = asyncio.get_running_loop().run_in_executor(None, self._device_works)
+        self.is_asking = True
+        asking.add_done_callback(self._asked)
         try:
-            return await asyncio.wait_for(asyncio.to_thread(self._device_works), _PROBE_SECONDS)
+            return await asyncio.wait_for(asyncio.shield(asking), _PROBE_SECONDS)
         except TimeoutError:
             return False
+
+    def _asked(self, _: "asyncio.Future[bool]") -> None:
+        self.is_asking = False
 
     def _lose(self, why: str) -> None:
         if not self.lost.done():

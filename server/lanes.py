@@ -119,6 +119,10 @@ class Lanes:
         """Ends the threads when what they run has ended."""
         self._threads.close()
 
+    def have_ended(self, seconds: float) -> bool:
+        """Whether, within so many seconds, all threads have ended; see `Workers.have_ended`."""
+        return self._threads.have_ended(seconds)
+
     def _offer_soon(self) -> None:
         """Offers what is free once the event loop has come to the end of its turn: what arrives in it goes together."""
         if not self._is_offering and self._free and self._wanting:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -18,9 +19,11 @@ from .looks import Looks
 from .metrics import Metrics
 from .repository import Found, Repository, parse_version
 from .session import Session
-from .slots import ModelSlot, Serving, UnkeptPin, count_swap, let_go, new_slot
+from .slots import Failed, ModelSlot, Serving, UnkeptPin, count_swap, let_go, new_slot
 
 _log = logging.getLogger(__name__)
+# After how long a version that could not be read is tried again.
+_RETRY_SECONDS = 30.0
 
 
 class Models:
@@ -49,7 +52,7 @@ class Models:
         self._settled = False
         # One load at a time: two at once would need the memory of both, and slow down who is served.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._loading: Future[Session] | None = None
+        self._loading = set[Future[Session]]()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -147,9 +150,7 @@ class Models:
 
     async def has_let_go(self, seconds: float) -> bool:
         """Whether, within so many seconds, no thread works on a model any more; to be called after `close`."""
-        if self._loading is None:
-            return True
-        return not (await asyncio.to_thread(wait, [self._loading], seconds)).not_done
+        return not self._loading or not (await asyncio.to_thread(wait, self._loading, seconds)).not_done
 
     async def _reload(self, slot: ModelSlot, version: str) -> None:
         async with slot.lock:
@@ -179,7 +180,7 @@ class Models:
     async def _load_newest(self, slot: ModelSlot) -> None:
         """Serves the pinned version, or the newest that can be served of those newer than the served one.
 
-        What is known to be broken is not tried again until its file changes.
+        What is known to be broken is not tried again until its file changes; what could not be read is, after a while.
 
         To be called with the slot's lock: a reload that was waited for may have pinned a version, which then stays.
         """
@@ -198,9 +199,10 @@ class Models:
         for version in versions:
             if slot.serving is not None and version != pin and version <= slot.serving.version:
                 break
-            signature, why = slot.failed.get(version, (None, None))
-            if why is not None and signature == found.signatures[version]:
-                errors.append((version, why))
+            failed = slot.failed.get(version)
+            is_known = failed is not None and failed.signature == found.signatures[version]
+            if failed is not None and is_known and time.monotonic() < failed.retry_time:
+                errors.append((version, failed.refusal))
                 continue
             try:
                 await self._swap(slot, version, found)
@@ -218,15 +220,21 @@ class Models:
         """Loads a version beside the served one, then puts it in its place."""
         began = time.monotonic()
         refusal: ModelInvalid | None = None
+        retry_time = math.inf
+        loading = self._loader.submit(self._load, slot.model_id, version)
+        self._loading.add(loading)
         try:
-            self._loading = self._loader.submit(self._load, slot.model_id, version)
-            session = await asyncio.wrap_future(self._loading)
+            session = await asyncio.wrap_future(loading)
         except Exception as error:  # noqa: BLE001  # whatever a broken file raises, the other models are served
+            if not isinstance(error, ModelInvalid) or isinstance(error.__cause__, OSError):
+                retry_time = time.monotonic() + _RETRY_SECONDS  # a disk's or the memory's fault may pass
             refusal = slot.invalid(version, as_refusal(error), self._metrics)
-        self._loading = None  # it would keep what it gave or raised
+        self._loading.discard(loading)  # it would keep what it gave or raised
+        del loading
         if refusal is not None:
             # Out here, so that what is kept has no `error` behind it, whose frames hold the file's bytes and session.
-            slot.failed[version] = (found.signatures[version], refusal)
+            signature = found.signatures[version]
+            slot.failed[version] = Failed(signature=signature, refusal=refusal, retry_time=retry_time)
             raise refusal
         seconds = time.monotonic() - began
         now = Timestamp()

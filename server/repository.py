@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from trapline.errors import UsageError
 from trapline.model_file import MODEL_ID_PATTERN
@@ -17,6 +18,10 @@ PIN_FILE = "pinned"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
+#: When a file was written, when it or its rights were changed, and its bytes.
+Signature: TypeAlias = tuple[int, int, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What one look found of a model.
@@ -27,7 +32,7 @@ class Found:
         problem: What could not be seen, and what to do: which version is wanted is then not known. Empty where all was.
     """
 
-    signatures: dict[int, tuple[int, int]]
+    signatures: dict[int, Signature]
     pinned: int | None
     problem: str = ""
 
@@ -97,13 +102,13 @@ class Repository:
             return False
         return True
 
-    def signature(self, model_id: str, version: int) -> tuple[int, int]:
-        """Changes when a version's file does; (0, 0) where there is none."""
+    def signature(self, model_id: str, version: int) -> Signature:
+        """Changes when a version's file or who may read it does; zeros where there is none."""
         try:
             status = self.file(model_id, version).stat()
         except OSError:
-            return 0, 0
-        return status.st_mtime_ns, status.st_size
+            return 0, 0, 0
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
     @staticmethod
     def _names(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from .batcher import Batcher
 from .drift import Drift
 from .memory import give_back_freed_memory
 from .metrics import Metrics
-from .repository import Found
+from .repository import Found, Signature
 from .session import Session
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,21 @@ class UnkeptPin:
     in_file: int | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A version that could not be served.
+
+    Attributes:
+        signature: Its file's then.
+        refusal: Why.
+        retry_time: When it may be tried again though the file is the same, in `time.monotonic` seconds.
+    """
+
+    signature: Signature
+    refusal: ModelInvalid
+    retry_time: float
+
+
 @dataclass(kw_only=True, eq=False)
 class ModelSlot:
     """One model's place: what it serves now, and what went wrong with what it should serve.
@@ -51,7 +66,7 @@ class ModelSlot:
         tried: Whether loading has been tried to the end.
         error: The version that could not be served last (0 where there is none at all), and why.
         unkept_pin: What a reload asked for where the repository could not be told; None where it could.
-        failed: Versions that could not be served: their file's signature then, and why.
+        failed: Versions that could not be served.
         lock: Held while a version is loaded: reloads of one model go one after another.
     """
 
@@ -60,7 +75,7 @@ class ModelSlot:
     tried: bool = False
     error: tuple[int, Refusal] | None = None
     unkept_pin: UnkeptPin | None = None
-    failed: dict[int, tuple[tuple[int, int], Refusal]] = field(default_factory=dict)
+    failed: dict[int, Failed] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def served(self) -> Serving:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -55,6 +56,13 @@ class Workers:
                 self._work.get_nowait()
         for _ in self._threads:
             self._work.put(None)
+
+    def have_ended(self, seconds: float) -> bool:
+        """Whether, within so many seconds, all threads have ended; blocks meanwhile. To be called after `close`."""
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):  # only Linux has a nice value for each thread

@@ -229,6 +229,49 @@ async def test_a_batch_that_hangs_ends_the_process(kit, models):
     assert said.rstrip().endswith(f"error: a batch does not come back, {ONLY_ANEW}")
 
 
+async def test_a_server_that_is_ended_while_a_batch_hangs_ends(kit, models):
+    """Before the batch is given up, too: SIGTERM cuts its caller off, and the thread does not hold the process."""
+    hangs = HANGS.replace("health._LOOK_SECONDS = 0.05", "cli._THREAD_SECONDS = 0.5")
+    told = hangs.replace("threading.Event()", "print('server hangs listen=-', flush=True); threading.Event()")
+    script = [sys.executable, "-c", told]
+    program = Program("--models", str(models), "--drain-seconds", "1", program=script)
+    try:
+        stubs = kit.client(await program.line("server ready"))
+        call = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
+        await program.line("server hangs")
+        program.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            assert await program.ended() == 1
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+        await stubs.channel.close()
+    finally:
+        program.close()
+
+
+LOSES_ITS_DEVICE_WHILE_LOADING = """
+import asyncio, sys
+from server import app, cli
+async def load(self):
+    self.health._lose("the GPU answers no more")
+    await asyncio.Event().wait()
+app.Server.load = load
+sys.exit(cli.main())
+"""
+
+
+async def test_a_device_lost_while_models_load_ends_the_process(models):
+    """What loads may hang in the device for ever."""
+    script = [sys.executable, "-c", LOSES_ITS_DEVICE_WHILE_LOADING]
+    program = Program("--models", str(models), "--drain-seconds", "1", program=script)
+    try:
+        await program.line("server listening")
+        async with asyncio.timeout(20):
+            assert await program.ended() == 1
+    finally:
+        program.close()
+
+
 async def test_batches_that_come_back_are_no_hang(kit, models, monkeypatch):
     """However long they take, and however often it is looked meanwhile, one that comes back starts the count anew."""
     monkeypatch.setattr("server.health._LOOK_SECONDS", 0.001)
@@ -496,7 +539,7 @@ from server import app, cli
 def read_file(path):
     print("server reading listen=-", flush=True)
     time.sleep(600)
-app.read_file, cli._LOAD_SECONDS = read_file, 0.5
+app.read_file, cli._THREAD_SECONDS = read_file, 0.5
 sys.exit(cli.main())
 """
 

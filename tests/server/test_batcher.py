@@ -3,6 +3,7 @@ import itertools
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -291,6 +292,35 @@ async def test_images_of_one_turn_of_the_loop_go_together():
     await asyncio.gather(*[classify(queue, number) for number in range(4)])
     await queue.close()
     assert held.batches == [[0, 1, 2, 3]]
+
+
+async def test_a_cancelled_callers_file_is_let_go_of_at_once():
+    """It has no place any more: what waits for its turn to be left out holds nothing of it."""
+
+    class File:
+        def __call__(self) -> np.ndarray:
+            return image(1)
+
+    held, metrics = Held(), Metrics()
+    queue = batcher(held, metrics=metrics)
+    first = asyncio.create_task(classify(queue, 0))
+    await held.running()
+    file = File()
+    ticket = queue.admit(1, lane=Lane.CALL)
+    left = asyncio.create_task(queue.classify(ticket, file))
+    kept = weakref.ref(file)
+    del file
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.wait([left])
+    ticket.give_back()
+    del left
+    assert len(queue) == 1
+    assert kept() is None
+    held.go.set()
+    await first
+    await queue.close()
+    assert metrics.registry.get_sample_value("trapline_dropped_images_total", {"model": "m", "cause": "cancelled"}) == 1
 
 
 async def test_a_cancelled_callers_image_is_not_run():

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import os
 import shutil
+import threading
 import weakref
 from pathlib import Path
 
@@ -188,6 +189,71 @@ async def test_a_loader_that_fails_by_itself_harms_no_other_model(kit, models, c
             server.models.serving("faulty")
         assert "secret insides" in caplog.text
     finally:
+        await server.stop()
+
+
+async def test_a_version_that_could_not_be_read_is_tried_again(kit, models, monkeypatch):
+    """At once where its rights change, which its time of writing does not tell; else after a while: faults pass."""
+    load = loader(
+        ServerConfig(models=models, device="cpu", threads=1, model_memory_mib=0), Repository(models), device="cpu"
+    )
+    tried = []
+    faults = [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")] * 2
+
+    def faulty(model_id: str, number: int) -> Session:
+        tried.append(number)
+        if number == 2 and faults:
+            raise ModelInvalid("model.onnx cannot be read") from faults.pop()
+        return load(model_id, number)
+
+    file = kit.publish(models, "colours", 2, kit.model_bytes())
+    server = build(ServerConfig(models=models, listen="127.0.0.1:0", metrics="", device="cpu"), load=faulty)
+    try:
+        await server.models.load_all()
+        await server.models.refresh()
+        assert tried == [2, 1]
+        file.chmod(0o640)
+        await server.models.refresh()
+        await server.models.refresh()
+        assert tried == [2, 1, 2]
+        monkeypatch.setattr("server.models._RETRY_SECONDS", 0)
+        file.chmod(0o644)
+        for _ in range(2):
+            await server.models.refresh()
+        assert tried == [2, 1, 2, 2, 2]
+        await server.models.refresh()
+        assert server.models.serving("colours").version == 2
+        assert server.models.slot("colours").error is None
+    finally:
+        await server.stop()
+
+
+async def test_the_end_waits_for_whatever_model_is_read(kit, models):
+    """Of two that are loaded at a time the one that ends first does not hide the other."""
+    kit.publish(models, "others", 1, kit.model_bytes())
+    load = loader(
+        ServerConfig(models=models, device="cpu", threads=1, model_memory_mib=0), Repository(models), device="cpu"
+    )
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(model_id: str, number: int) -> Session:
+        if model_id == "others":
+            begun.set()
+            go.wait()
+        return load(model_id, number)
+
+    server = build(ServerConfig(models=models, listen="127.0.0.1:0", metrics="", device="cpu"), load=slow)
+    reloads = [asyncio.create_task(server.models.reload(name)) for name in ("colours", "others")]
+    try:
+        await reloads[0]
+        await asyncio.to_thread(begun.wait)
+        await server.models.close()
+        assert not await server.models.has_let_go(0.01)
+        go.set()
+        assert await server.models.has_let_go(30)
+    finally:
+        go.set()
+        await asyncio.gather(*reloads, return_exceptions=True)
         await server.stop()
 
 
