@@ -202,6 +202,10 @@ class Follower:
             "processors": self.device.processors,
         }
         write_json(self._folder / ORDER, order)
+        with (self._folder / EVENTS).open("ab") as events:
+            # After a power cut it may be shorter than what the store has of it: what comes next must be behind that.
+            if events.tell() < self._job.offset:
+                events.truncate(self._job.offset)
         return process.start(self._folder, self._setting.program, self.device.environment)
 
     async def _took(self) -> Outcome | None:
