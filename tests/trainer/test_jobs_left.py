@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import runpy
 import select
@@ -123,6 +124,24 @@ async def test_a_wait_for_room_is_no_time_at_work(root, monkeypatch):
         job = await running.ended("a")
         assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 1)
         assert job.run_seconds < 4
+
+
+def test_a_lock_is_tried_as_nfs_wants_it(tmp_path, monkeypatch):
+    """There an exclusive lock needs a descriptor that is open for writing."""
+    flock = fcntl.flock
+
+    def of_nfs(file, operation):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    lock = tmp_path / "process.lock"
+    lock.touch()
+    assert not process.held(lock)
+    with lock.open("a") as other:
+        of_nfs(other, fcntl.LOCK_EX)
+        assert process.held(lock)
 
 
 async def test_a_stop_takes_back_no_start_but_its_own(root):
