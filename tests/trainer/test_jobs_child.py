@@ -11,7 +11,7 @@ from trainer.jobs.events import read
 
 # A child whose run does what its first argument says, in place of training.
 CHILD = """
-import json, os, signal, sys
+import errno, json, os, signal, sys
 import trainer.run
 from trainer.dataset.fingerprint import fingerprint
 from trainer.errors import TrainerError
@@ -22,6 +22,10 @@ def run(config, folder, report, world):
     report.say(f"{what} on {len(os.sched_getaffinity(0))}")
     if what == "fails":
         raise TrainerError(f"the disk of {config.out} is full; look at {config.data}/red")
+    if what == "finds no room":
+        raise TrainerError(f"the disk of {config.out} is full") from OSError(errno.ENOSPC, "No space left on device")
+    if what == "is over its quota":
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
     if what == "breaks":
         raise ZeroDivisionError("secret")
     if what == "waits":
@@ -60,8 +64,9 @@ def child(tmp_path):
     )
     options = config.model_dump(mode="json")
 
-    def start(what, **changed):
+    def start(what, *, last_attempt=False, **changed):
         order = {"options": {**options, **changed}, "hidden": [str(tmp_path / "data")], "processors": None}
+        order["last_attempt"] = last_attempt
         if what == "counts":
             order["processors"] = sorted(os.sched_getaffinity(0))[:1]
         (folder / "order.json").write_text(json.dumps(order))
@@ -123,6 +128,21 @@ def test_a_fault_is_told_without_its_inside(child):
     told, _, errors = told_by(child, "done", epochs=-1)
     assert told.outcome.failure.startswith("the run ended by a fault")
     assert "greater than or equal to 0" in errors
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence", "failure"),
+    [
+        ("finds no room", "the disk of run is full", "the disk of run is full"),
+        ("is over its quota", "a disk is full", "the run ended by a fault"),
+    ],
+)
+def test_a_full_disk_is_no_end(child, what, sentence, failure):
+    """It is said and no outcome told, so that the service starts it again; the last attempt fails by it."""
+    told, code, _ = told_by(child, what)
+    assert ([event.sentence for event in told.events[1:]], told.outcome, code) == ([sentence], None, 1)
+    told, _, _ = told_by(child, what, last_attempt=True)
+    assert told.outcome.failure.startswith(failure)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -200,6 +200,7 @@ class Follower:
             "options": self._job.options,
             "hidden": [str(path) for path in self._setting.hidden],
             "processors": self.device.processors,
+            "last_attempt": self._job.attempts_in_vain >= self._setting.attempts,
         }
         write_json(self._folder / ORDER, order)
         with (self._folder / EVENTS).open("ab") as events:
