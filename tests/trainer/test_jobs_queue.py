@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,3 +101,30 @@ async def test_a_night_without_power_is_not_run_time(root):
         job = await running.ended("a")
         assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
         assert 60 <= job.run_seconds < 120
+
+
+async def test_a_sleep_of_the_machine_is_no_run_time(root, monkeypatch):
+    """Nor is a step of its clock: where the child is watched neither is counted, and the job does not fail by it."""
+    now = time.time
+    async with service(root, max_seconds=3600) as running:
+        await running.create("a", plan=["hang:1"])
+        await running.said("a", "hang")
+        monkeypatch.setattr(time, "time", lambda: now() + 10 * 3600)
+        with (root / "a" / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"time": time.time(), "sentence": "awake"}) + "\n")
+        await running.said("a", "awake")
+        os.kill(int(running.attempts("a")[0][0]), signal.SIGKILL)
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
+        assert 0 < job.run_seconds < 120
+
+
+async def test_a_living_child_is_counted_while_no_service_was_there(root):
+    """From what was counted last to when it is found, though it tells nothing."""
+    async with service(root, killed=True) as running:
+        await running.create("a", plan=["hang:1"])
+        await running.said("a", "hang")
+        running.store._database._writing.execute("UPDATE jobs SET counted_time = counted_time - 7200")
+    async with service(root, max_seconds=3600) as running:
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_FAILED, 1)
