@@ -86,6 +86,23 @@ async def test_adopted_jobs_count_as_those_at_work(root):
         await running.ended("c")
 
 
+@pytest.mark.parametrize("state", [State.STATE_SUCCEEDED, State.STATE_CANCELLED])
+async def test_a_job_at_its_end_needs_no_place(root, state):
+    """Its process ended while no service was there: the next one says so, though it has no room to start anything."""
+    async with service(root, killed=True) as running:
+        await running.create("a", plan=["hang:1"])
+        await running.said("a", "hang")
+        if state == State.STATE_CANCELLED:
+            await running.store.cancel_asked("a")
+        os.kill(int(running.attempts("a")[0][0]), signal.SIGKILL)
+    if state == State.STATE_SUCCEEDED:
+        with (root / "a" / "events.jsonl").open("a") as file:
+            file.write('{"time": 1, "succeeded": {"result": "it is done"}}\n')
+    async with service(root, min_free_bytes=2**62) as running:
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (state, 1)
+
+
 async def test_a_night_without_power_is_not_run_time(root):
     """What was told before it is counted up to when it was told; the night is not, so the job does not fail by it."""
     async with service(root, killed=True) as running:
