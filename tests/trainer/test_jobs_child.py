@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -34,6 +35,8 @@ def run(config, folder, report, world):
         signal.pause()
     if what == "publishes":
         folder.set_state("running", publishing="digest")
+        os.kill(os.getpid(), signal.SIGTERM)
+    if what == "is asked to stop":
         os.kill(os.getpid(), signal.SIGTERM)
     test = {"loss": 0.5, "accuracy": 0.75, "balanced_accuracy": 0.7, "image_count": 8}
     reason = f"it is better than {config.publish}/deer/2"
@@ -159,6 +162,24 @@ def test_a_run_that_publishes_is_not_stopped(child):
     """From then on it ends as done: a cancelled job never has published."""
     told, code, _ = told_by(child, "publishes")
     assert (told.outcome.failure, code) == (None, 0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_that_has_published_is_not_stopped(child, tmp_path, there):
+    """Killed between publishing and saying so, its next process does what is left, whoever asks it to stop."""
+    process = child("waits")
+    assert process.stdout.readline() == "waits\n"
+    process.kill()
+    process.wait()
+    state_file = child.folder / "run" / "state.json"
+    published = hashlib.sha256(b"a model").hexdigest()
+    state_file.write_text(json.dumps({**json.loads(state_file.read_text()), "publishing": published}))
+    (child.folder / "run" / "plan.json").write_text("{}")
+    version = tmp_path / "models" / "deer" / "3"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"a model" if there else b"another one")
+    told, code, _ = told_by(child, "is asked to stop")
+    assert (told.outcome is not None, code) == ((True, 0) if there else (False, 128 + signal.SIGTERM))
 
 
 def test_its_processors_are_those_of_the_order(child):

@@ -79,6 +79,11 @@ def program() -> NoReturn:
 def _ran(config: RunConfig, report: Report) -> Outcome:
     with open_run(config.out, config.identity()) as opened:
         folder = _Published(path=opened.path, state=opened.state)
+        if "publishing" in folder.state and config.publish is not None and config.model_id is not None:
+            from trainer.promotion import published_before
+
+            if published_before(folder, config.publish, config.model_id) is not None:
+                _stop_no_more()
         result = finished_result(config, folder)
         if result is None:
             from trainer.run import run
