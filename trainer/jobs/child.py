@@ -51,7 +51,7 @@ def main() -> int:
         config = RunConfig(**order["options"])
         outcome = _ran(config, told)
     except Exception as error:  # noqa: BLE001  # whatever it is ends the run, and is told
-        goes_on = not order["last_attempt"] and _found_no_room(error)
+        goes_on = not order.get("last_attempt") and _found_no_room(error)  # a service before its upgrade says none
         if isinstance(error, TraplineError):
             sentence = str(error)
         else:

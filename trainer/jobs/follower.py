@@ -19,7 +19,7 @@ from trapline.train_errors import TrainCapacity, TrainRunFailed
 
 from . import process
 from .devices import Device
-from .events import Outcome, read
+from .events import Outcome, fill, read
 from .folders import EVENTS, LOCK, ORDER, job_folder
 from .job import Job, name
 from .process import Child
@@ -208,10 +208,7 @@ class Follower:
             "last_attempt": self._job.attempts_in_vain >= self._setting.attempts,
         }
         write_json(self._folder / ORDER, order)
-        with (self._folder / EVENTS).open("ab") as events:
-            # After a power cut it may be shorter than what the store has of it: what comes next must be behind that.
-            if events.tell() < self._job.offset:
-                events.truncate(self._job.offset)
+        fill(self._folder / EVENTS, self._job.offset)
         return process.start(self._folder, self._setting.program, self.device.environment)
 
     async def _took(self) -> Outcome | None:
