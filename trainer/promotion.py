@@ -100,12 +100,11 @@ def published(
         The verdict, and the version's folder; None where it was not promoted.
     """
     model = folder.path / model_file.file_name()
-    earlier = folder.state.get("publishing")
-    for version in models.glob(f"{model_id}/[0-9]*/{model.name}") if earlier else ():
-        if hashlib.sha256(version.read_bytes()).hexdigest() == earlier:
-            # Exported again it is another file, and what is made of the run's must belong to the one that is served.
-            write_atomically(model, functools.partial(shutil.copyfile, version))
-            return Verdict.of(folder.state["verdict"]), version.parent
+    version = published_before(folder, models, model_id)
+    if version is not None:
+        # Exported again it is another file, and what is made of the run's must belong to the one that is served.
+        write_atomically(model, functools.partial(shutil.copyfile, version))
+        return Verdict.of(folder.state["verdict"]), version.parent
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     while True:
         judged_after = newest_number(models / model_id)
@@ -115,6 +114,13 @@ def published(
         folder.set_state("running", publishing=digest, verdict=asdict(verdict))
         with suppress(VersionAppeared):
             return verdict, publish(model, models, model_id, after=judged_after)
+
+
+def published_before(folder: RunFolder, models: Path, model_id: str) -> Path | None:
+    """The file of the version that an earlier process of the run published; None where none did."""
+    earlier = folder.state.get("publishing")
+    versions = models.glob(f"{model_id}/[0-9]*/{model_file.file_name()}") if earlier else ()
+    return next((path for path in versions if hashlib.sha256(path.read_bytes()).hexdigest() == earlier), None)
 
 
 def publication(config: RunConfig, folder: RunFolder, *, photos: Path, report: Report) -> tuple[dict[str, Any], str]:

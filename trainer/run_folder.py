@@ -152,7 +152,7 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
     state_path = path / STATE_FILE
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out: {path} is a file; name a folder for the run")
-    if path.is_dir() and not state_path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
+    if path.is_dir() and not state_path.exists() and any(map(_is_anothers, path.iterdir())):
         raise UsageError(f"--out: {path} is not empty and no run folder; name a new folder")
     state = read_json(state_path) if state_path.exists() else {}
     if state_path.exists() and not isinstance(state.get("config"), dict):
@@ -168,6 +168,11 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
             # Of a process that was killed while it wrote: nobody else writes here.
             leftover.unlink(missing_ok=True)
         yield RunFolder(path=path, state={"config": dict(identity), **state})
+
+
+def _is_anothers(entry: Path) -> bool:
+    """Whether a file in a folder without a state is none of a run that was killed amid its first write."""
+    return entry.name != _LOCK and not entry.match(f".{STATE_FILE}.*.tmp")
 
 
 def finished_state(path: Path) -> dict[str, Any]:

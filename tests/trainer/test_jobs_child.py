@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from trainer.jobs.events import read
 
 # A child whose run does what its first argument says, in place of training.
 CHILD = """
-import json, os, signal, sys
+import errno, json, os, signal, sys
 import trainer.run
 from trainer.dataset.fingerprint import fingerprint
 from trainer.errors import TrainerError
@@ -22,6 +23,10 @@ def run(config, folder, report, world):
     report.say(f"{what} on {len(os.sched_getaffinity(0))}")
     if what == "fails":
         raise TrainerError(f"the disk of {config.out} is full; look at {config.data}/red")
+    if what == "finds no room":
+        raise TrainerError(f"the disk of {config.out} is full") from OSError(errno.ENOSPC, "No space left on device")
+    if what == "is over its quota":
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
     if what == "breaks":
         raise ZeroDivisionError("secret")
     if what == "waits":
@@ -30,6 +35,8 @@ def run(config, folder, report, world):
         signal.pause()
     if what == "publishes":
         folder.set_state("running", publishing="digest")
+        os.kill(os.getpid(), signal.SIGTERM)
+    if what == "is asked to stop":
         os.kill(os.getpid(), signal.SIGTERM)
     test = {"loss": 0.5, "accuracy": 0.75, "balanced_accuracy": 0.7, "image_count": 8}
     reason = f"it is better than {config.publish}/deer/2"
@@ -60,8 +67,9 @@ def child(tmp_path):
     )
     options = config.model_dump(mode="json")
 
-    def start(what, **changed):
+    def start(what, *, last_attempt=False, **changed):
         order = {"options": {**options, **changed}, "hidden": [str(tmp_path / "data")], "processors": None}
+        order["last_attempt"] = last_attempt
         if what == "counts":
             order["processors"] = sorted(os.sched_getaffinity(0))[:1]
         (folder / "order.json").write_text(json.dumps(order))
@@ -125,6 +133,21 @@ def test_a_fault_is_told_without_its_inside(child):
     assert "greater than or equal to 0" in errors
 
 
+@pytest.mark.parametrize(
+    ("what", "sentence", "failure"),
+    [
+        ("finds no room", "the disk of run is full", "the disk of run is full"),
+        ("is over its quota", "a disk is full", "the run ended by a fault"),
+    ],
+)
+def test_a_full_disk_is_no_end(child, what, sentence, failure):
+    """It is said and no outcome told, so that the service starts it again; the last attempt fails by it."""
+    told, code, _ = told_by(child, what)
+    assert ([event.sentence for event in told.events[1:]], told.outcome, code) == ([sentence], None, 1)
+    told, _, _ = told_by(child, what, last_attempt=True)
+    assert told.outcome.failure.startswith(failure)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_child_that_is_stopped_tells_no_end(child, number):
     """Its run is interrupted, to go on later."""
@@ -139,6 +162,24 @@ def test_a_run_that_publishes_is_not_stopped(child):
     """From then on it ends as done: a cancelled job never has published."""
     told, code, _ = told_by(child, "publishes")
     assert (told.outcome.failure, code) == (None, 0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_that_has_published_is_not_stopped(child, tmp_path, there):
+    """Killed between publishing and saying so, its next process does what is left, whoever asks it to stop."""
+    process = child("waits")
+    assert process.stdout.readline() == "waits\n"
+    process.kill()
+    process.wait()
+    state_file = child.folder / "run" / "state.json"
+    published = hashlib.sha256(b"a model").hexdigest()
+    state_file.write_text(json.dumps({**json.loads(state_file.read_text()), "publishing": published}))
+    (child.folder / "run" / "plan.json").write_text("{}")
+    version = tmp_path / "models" / "deer" / "3"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"a model" if there else b"another one")
+    told, code, _ = told_by(child, "is asked to stop")
+    assert (told.outcome is not None, code) == ((True, 0) if there else (False, 128 + signal.SIGTERM))
 
 
 def test_its_processors_are_those_of_the_order(child):

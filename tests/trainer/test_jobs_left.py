@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import fcntl
+import json
 import os
 import runpy
 import select
@@ -15,6 +17,7 @@ import pytest
 from trainer.jobs import process
 from trainer.jobs.devices import devices
 from trainer.jobs.folders import ORDER
+from trainer.jobs.setting import Setting
 from trapline.v1 import train_pb2
 
 #: `tests` has no packages to import from.
@@ -107,6 +110,27 @@ async def test_an_order_that_finds_no_room_is_no_attempt(root, monkeypatch, numb
         assert (job.state, job.attempt_count, refusals) == (State.STATE_SUCCEEDED, 2, [])
 
 
+async def test_a_process_that_ended_waits_for_the_disk(root, monkeypatch):
+    """Below the least room it is not started again; the last of its attempts is told that it is."""
+    asked = []
+
+    def short_of_disk(_setting):
+        asked.extend([None] * (root / "a" / "step").exists())  # step 0 is done: the process has ended
+        return 0 < len(asked) < 5
+
+    monkeypatch.setattr(Setting, "short_of_disk", short_of_disk)
+    monkeypatch.setattr("trainer.jobs.follower._ROOM_SECONDS", 0.01)
+    async with service(root, attempts=2) as running:
+        await running.create("a", plan=["exit:1", "hang:1"])
+        await running.said("a", "hang")
+        assert len(asked) == 5
+        assert not json.loads((root / "a" / ORDER).read_text())["last_attempt"]
+        os.kill(int(running.attempts("a")[1][0]), signal.SIGKILL)
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 3)
+        assert json.loads((root / "a" / ORDER).read_text())["last_attempt"]
+
+
 async def test_a_wait_for_room_is_no_time_at_work(root, monkeypatch):
     """The most that a job may be at work for counts from when its process starts."""
     start, until = process.start, time.monotonic() + 5
@@ -123,6 +147,24 @@ async def test_a_wait_for_room_is_no_time_at_work(root, monkeypatch):
         job = await running.ended("a")
         assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 1)
         assert job.run_seconds < 4
+
+
+def test_a_lock_is_tried_as_nfs_wants_it(tmp_path, monkeypatch):
+    """There an exclusive lock needs a descriptor that is open for writing."""
+    flock = fcntl.flock
+
+    def of_nfs(file, operation):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    lock = tmp_path / "process.lock"
+    lock.touch()
+    assert not process.held(lock)
+    with lock.open("a") as other:
+        of_nfs(other, fcntl.LOCK_EX)
+        assert process.held(lock)
 
 
 async def test_a_stop_takes_back_no_start_but_its_own(root):

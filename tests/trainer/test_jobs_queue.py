@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,6 +86,23 @@ async def test_adopted_jobs_count_as_those_at_work(root):
         await running.ended("c")
 
 
+@pytest.mark.parametrize("state", [State.STATE_SUCCEEDED, State.STATE_CANCELLED])
+async def test_a_job_at_its_end_needs_no_place(root, state):
+    """Its process ended while no service was there: the next one says so, though it has no room to start anything."""
+    async with service(root, killed=True) as running:
+        await running.create("a", plan=["hang:1"])
+        await running.said("a", "hang")
+        if state == State.STATE_CANCELLED:
+            await running.store.cancel_asked("a")
+        os.kill(int(running.attempts("a")[0][0]), signal.SIGKILL)
+    if state == State.STATE_SUCCEEDED:
+        with (root / "a" / "events.jsonl").open("a") as file:
+            file.write('{"time": 1, "succeeded": {"result": "it is done"}}\n')
+    async with service(root, min_free_bytes=2**62) as running:
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (state, 1)
+
+
 async def test_a_night_without_power_is_not_run_time(root):
     """What was told before it is counted up to when it was told; the night is not, so the job does not fail by it."""
     async with service(root, killed=True) as running:
@@ -100,3 +118,30 @@ async def test_a_night_without_power_is_not_run_time(root):
         job = await running.ended("a")
         assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
         assert 60 <= job.run_seconds < 120
+
+
+async def test_a_sleep_of_the_machine_is_no_run_time(root, monkeypatch):
+    """Nor is a step of its clock: where the child is watched neither is counted, and the job does not fail by it."""
+    now = time.time
+    async with service(root, max_seconds=3600) as running:
+        await running.create("a", plan=["hang:1"])
+        await running.said("a", "hang")
+        monkeypatch.setattr(time, "time", lambda: now() + 10 * 3600)
+        with (root / "a" / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"time": time.time(), "sentence": "awake"}) + "\n")
+        await running.said("a", "awake")
+        os.kill(int(running.attempts("a")[0][0]), signal.SIGKILL)
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
+        assert 0 < job.run_seconds < 120
+
+
+async def test_a_living_child_is_counted_while_no_service_was_there(root):
+    """From what was counted last to when it is found, though it tells nothing."""
+    async with service(root, killed=True) as running:
+        await running.create("a", plan=["hang:1"])
+        await running.said("a", "hang")
+        running.store._database._writing.execute("UPDATE jobs SET counted_time = counted_time - 7200")
+    async with service(root, max_seconds=3600) as running:
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_FAILED, 1)

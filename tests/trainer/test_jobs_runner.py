@@ -371,6 +371,21 @@ async def test_a_child_that_ended_while_no_service_was_there_is_done(root):
         assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 1)
 
 
+@pytest.mark.parametrize("kept", [None, 0, 10])
+async def test_events_behind_a_power_cut_are_read(root, kept):
+    """The store is on the disk and the end of the child's file is not, or all of it: what comes then is told whole."""
+    async with service(root, killed=True) as running:
+        await running.create("a", plan=["hang:2"])
+        await running.said("a", "hang")
+        os.kill(int(running.attempts("a")[0][0]), signal.SIGKILL)
+    file = root / "a" / "events.jsonl"
+    file.unlink() if kept is None else os.truncate(file, kept)
+    async with service(root) as running:
+        job = await running.ended("a")
+        assert (job.state, job.attempt_count) == (State.STATE_SUCCEEDED, 2)
+        assert undoubled(await running.sentences("a")) == steps(3)
+
+
 async def test_an_adopted_child_keeps_a_device_that_is_none_any_more(root):
     """The service was started anew with other devices: it is left to end, and goes on on one of those where it dies."""
     old, new, other = (

@@ -35,6 +35,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_run_killed_in_its_first_write_goes_on(tmp_path):
+    """What is left of it is no other program's, and goes."""
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / ".state.json.4711.tmp").write_text("{")
+    with open_run(tmp_path, {"epochs": 3}) as folder:
+        assert folder.state == {"config": {"epochs": 3}}
+    assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+
+
 def test_one_process_at_a_time(tmp_path):
     """A second opener is told that the folder is in use."""
     with (

@@ -120,14 +120,19 @@ def _insert(connection: sqlite3.Connection, key: int, last_sequence: int, events
     connection.executemany("INSERT INTO events (job, sequence, message) VALUES (?, ?, ?)", rows)
 
 
-def took(connection: sqlite3.Connection, job_id: str, events: Sequence[Event], offset: int) -> Job:
+def took(
+    connection: sqlite3.Connection, job_id: str, events: Sequence[Event], offset: int, seconds: float | None
+) -> Job:
     """Adds what the running job's child told up to `offset` of its file, and counts what that says of the job."""
     job = in_state(connection, job_id, {State.STATE_RUNNING})
     append(connection, job, events)
-    # Not up to now: where a service was away, the child may have ended long ago.
-    told_time = events[-1].event_time.ToMicroseconds() / 1e6 if events else 0.0
-    counted_time = max(job.counted_time, min(told_time, time.time()))
-    run_seconds = job.run_seconds + counted_time - job.counted_time
+    counted_time = time.time()
+    if seconds is None:
+        # Not up to now: where a service was away, the child may have ended long ago.
+        told_time = events[-1].event_time.ToMicroseconds() / 1e6 if events else 0.0
+        counted_time = max(job.counted_time, min(told_time, counted_time))
+        seconds = counted_time - job.counted_time
+    run_seconds = job.run_seconds + seconds
     changed: dict[str, Any] = {"offset": offset, "run_seconds": run_seconds, "counted_time": counted_time}
     told = [event.progress for event in events if event.HasField("progress")]
     if told:

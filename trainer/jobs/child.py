@@ -1,9 +1,11 @@
 """`python -m trainer.jobs.child JOB_FOLDER`: what `trainer run` does, told to a file; one process of a job.
 
 SIGTERM and Ctrl-C end it like `trainer run`: what it has done is kept, and the next process goes on from there. It
-tells how it ended as its last event, and only that counts.
+tells how it ended as its last event, and only that counts. Where a disk is full it tells no end, so that it is started
+again once there is room; its last attempt does.
 """
 
+import errno
 import os
 import re
 import signal
@@ -48,11 +50,16 @@ def main() -> int:
     try:
         config = RunConfig(**order["options"])
         outcome = _ran(config, told)
-    except TraplineError as error:
-        return _failed(told, str(error))
-    except Exception:  # noqa: BLE001  # whatever it is ends the run, and is told
-        traceback.print_exc()
-        return _failed(told, _FAULT)
+    except Exception as error:  # noqa: BLE001  # whatever it is ends the run, and is told
+        goes_on = not order.get("last_attempt") and _found_no_room(error)  # a service before its upgrade says none
+        if isinstance(error, TraplineError):
+            sentence = str(error)
+        else:
+            traceback.print_exc()
+            sentence = "a disk is full" if goes_on else _FAULT
+        print(sentence, file=sys.stderr)
+        (told.say if goes_on else told.failed)(sentence)
+        return 1
     told.succeeded(outcome)
     return 0
 
@@ -72,6 +79,11 @@ def program() -> NoReturn:
 def _ran(config: RunConfig, report: Report) -> Outcome:
     with open_run(config.out, config.identity()) as opened:
         folder = _Published(path=opened.path, state=opened.state)
+        if "publishing" in folder.state and config.publish is not None and config.model_id is not None:
+            from trainer.promotion import published_before
+
+            if published_before(folder, config.publish, config.model_id) is not None:
+                _stop_no_more()
         result = finished_result(config, folder)
         if result is None:
             from trainer.run import run
@@ -103,10 +115,13 @@ def _stop_no_more() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _failed(told: EventFile, sentence: str) -> int:
-    print(sentence, file=sys.stderr)
-    told.failed(sentence)
-    return 1
+def _found_no_room(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def hiding(folders: Sequence[Path]) -> Callable[[str], str]:

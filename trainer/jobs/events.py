@@ -150,6 +150,16 @@ def read(path: Path, offset: int) -> Told:
     return Told(events=tuple(events), offset=offset, outcome=None)
 
 
+def fill(path: Path, offset: int) -> None:
+    """Makes the file reach to where it was read to: after a power cut it may not, and what comes next would be lost.
+
+    What it is filled with is a torn line.
+    """
+    with path.open("ab") as file:
+        if file.tell() < offset:
+            file.truncate(offset)
+
+
 def _parsed(line: bytes) -> Event | Outcome | None:
     """The event of a line; None where it is torn, or of a kind that is not known."""
     try:

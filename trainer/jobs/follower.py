@@ -19,7 +19,7 @@ from trapline.train_errors import TrainCapacity, TrainRunFailed
 
 from . import process
 from .devices import Device
-from .events import Outcome, read
+from .events import Outcome, fill, read
 from .folders import EVENTS, LOCK, ORDER, job_folder
 from .job import Job, name
 from .process import Child
@@ -62,6 +62,8 @@ class Follower:
         self._woken = asyncio.Event()
         self._cancelled, self._draining, self._overtime = job.cancel_time is not None, False, False
         self._kill_time: float | None = None
+        # Since when the child's time is not counted yet, on the clock that neither steps nor goes on in a sleep.
+        self._uncounted: float | None = None
         self._how = ""
         # Whether the last start that was counted is to be taken back: the service ended it, or it never came about.
         self._spared = False
@@ -109,6 +111,8 @@ class Follower:
         Only where the service is to stop, something may live that has not ended by being killed.
         """
         child, self._child, asked = self._child, None, False
+        if child is not None:
+            self._uncounted = time.monotonic() - max(0.0, time.time() - self._job.counted_time)
         while child is not None and not child.ended and not self._leaving():
             self._woken.clear()
             outcome = await self._took()
@@ -125,7 +129,8 @@ class Follower:
             if not child.ended:
                 await self._wait(self._setting.poll_seconds)
         if child is not None:
-            self._how = child.buried()
+            await self._took()
+            self._how, self._uncounted = child.buried(), None
         return await process.end_holders(self._folder / LOCK, self._leaving)
 
     async def _concluded(self, *, attempted: bool) -> bool:
@@ -200,8 +205,10 @@ class Follower:
             "options": self._job.options,
             "hidden": [str(path) for path in self._setting.hidden],
             "processors": self.device.processors,
+            "last_attempt": self._job.attempts_in_vain >= self._setting.attempts,
         }
         write_json(self._folder / ORDER, order)
+        fill(self._folder / EVENTS, self._job.offset)
         return process.start(self._folder, self._setting.program, self.device.environment)
 
     async def _took(self) -> Outcome | None:
@@ -217,7 +224,9 @@ class Follower:
         while True:
             told = read(self._folder / EVENTS, self._job.offset)
             if told.offset > self._job.offset:
-                self._job = await self._store.append(self._job.id, told.events, told.offset)
+                now = time.monotonic()
+                self._job = await self._store.append(self._job.id, told.events, told.offset, self._seconds_until(now))
+                self._uncounted = now if self._uncounted is not None else None
             elif told.outcome is None:
                 return None
             if told.outcome is not None:
@@ -251,8 +260,12 @@ class Follower:
         return self._draining and time.monotonic() >= (self._kill_time or 0.0) + _LEAVING_SECONDS
 
     def _over_time(self) -> bool:
-        longest = self._setting.max_seconds
-        return longest is not None and self._job.run_seconds + time.time() - self._job.counted_time > longest
+        longest, seconds = self._setting.max_seconds, self._seconds_until(time.monotonic()) or 0.0
+        return longest is not None and self._job.run_seconds + seconds > longest
+
+    def _seconds_until(self, now: float) -> float | None:
+        """How long the child was at work that is not counted yet; None where it is not watched."""
+        return None if self._uncounted is None else now - self._uncounted
 
     async def _wait(self, seconds: float) -> None:
         """Waits for so long, or until something has happened."""

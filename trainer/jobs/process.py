@@ -173,7 +173,7 @@ async def end_holders(lock: Path, given_up: Callable[[], bool] = lambda: False) 
 def held(lock: Path) -> bool:
     """Whether a process holds the lock; where that cannot be told it is taken for so."""
     try:
-        with lock.open("rb") as file:
+        with lock.open("r+b") as file:  # NFS locks only what is open for writing
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

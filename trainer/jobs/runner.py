@@ -52,10 +52,10 @@ class Runner:
             # A process that lives keeps what it has, even where that is no device of this service any more.
             device = known.get(job.device)
             follower = self._follower(job, device or Device(name=job.device), starts=device is not None)
-            if follower.adopt():
-                self._follow(follower)
-            else:
-                self._waiting.append(job.id)
+            if not follower.adopt():
+                # Where it had come to its end it needs no place for that; else it waits for one.
+                follower = self._without_device(job)
+            self._follow(follower)
         self._filling = asyncio.create_task(self._fill_for_ever())
 
     def wake(self) -> None:
@@ -105,7 +105,7 @@ class Runner:
         elif job_id in self._waiting:
             # It has no process; whether it had come to its end is in what that told.
             self._waiting.remove(job_id)
-            self._follow(self._follower(job, Device(name=""), starts=False))
+            self._follow(self._without_device(job))
         return job
 
     async def _deleted(self, job_id: str) -> asyncio.Future[None]:
@@ -167,6 +167,9 @@ class Runner:
 
     def _follower(self, job: Job, device: Device, *, starts: bool = True) -> Follower:
         return Follower(self._store, job, device, setting=self._setting, starts=starts)
+
+    def _without_device(self, job: Job) -> Follower:
+        return self._follower(job, Device(name=""), starts=False)
 
     def _follow(self, follower: Follower, *, first: bool = False) -> None:
         self._followers[follower.job_id] = follower

@@ -194,13 +194,19 @@ class Store:
 
         return await self._write(job_id, work)
 
-    async def append(self, job_id: str, events: Sequence[Event], offset: int) -> Job:
-        """Adds events of the running job's child, which end at `offset` of its file; gives them their sequence.
+    async def append(self, job_id: str, events: Sequence[Event], offset: int, seconds: float | None = None) -> Job:
+        """Adds events of the running job's child; gives them their sequence.
+
+        Args:
+            job_id: The job.
+            events: The events.
+            offset: Where they end in the child's file.
+            seconds: How long the child was at work since that was last counted; where absent, up to the last event.
 
         Raises:
             TrainJobWrongState: The job does not run.
         """
-        return await self._write(job_id, lambda connection: took(connection, job_id, events, offset))
+        return await self._write(job_id, lambda connection: took(connection, job_id, events, offset, seconds))
 
     async def succeeded(
         self,
