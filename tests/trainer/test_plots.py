@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from trainer.recipe.history import Epoch
-from trainer.report import plots
+from trainer.report import epoch_matrices, plots
 
 HISTORY = [
     Epoch(
@@ -59,6 +59,22 @@ def test_any_number_of_classes_of_any_name_is_drawn(tmp_path, count):
     plots.confusion_matrix(np.eye(count, dtype=int).tolist(), labels, tmp_path / "a.png", title="t")
     with Image.open(tmp_path / "a.png") as image:
         assert max(image.size) < 4000
+
+
+def test_matrices_side_by_side_are_bounded(tmp_path, monkeypatch):
+    """Three of 300 classes would be 450 inches and gigabytes wide; names get smaller up to where there are none."""
+    made = []
+    monkeypatch.setattr(epoch_matrices, "save", lambda figure, _path: made.append(figure))
+    for count in (5, 100, 300):
+        labels = [f"class {number}" for number in range(count)]
+        epoch_matrices.confusion_matrices([("t", np.eye(count, dtype=int))] * 3, labels, tmp_path / "a.png")
+    few, many, most = made
+    assert few.get_size_inches().tolist() == pytest.approx([3 * 4.1 + 1.6, 5.1])
+    for figure in (many, most):
+        assert figure.get_size_inches().tolist() == [61.6, 21]
+    sizes = [{tick.get_fontsize() for tick in figure.axes[0].get_xticklabels()} for figure in (few, many)]
+    assert sizes == [{10.0}, {10.0}]
+    assert len(most.axes[0].get_xticks()) < 20
 
 
 def test_the_rate_is_that_of_the_schedule(tmp_path, figures):

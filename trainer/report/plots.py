@@ -44,8 +44,7 @@ def confusion_matrix(
     side = min(_LARGEST_MATRIX_INCHES, max(4.0, 0.6 * len(labels) + 2.5))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
-    size = min(10.0, 50 * side / len(labels))
-    image = draw_matrix(axes, counts, labels, font_size=size, shares=shares)
+    image = draw_matrix(axes, counts, labels, font_size=name_size(side, len(labels)), shares=shares)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
     axes.set(ylabel="true", title=title)
     save(figure, path)
@@ -70,6 +69,11 @@ def draw_matrix(
             text = _percent(parts[row, column]) if shares else str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=colour)
     return image
+
+
+def name_size(side: float, label_count: int) -> float:
+    """Font size of so many classes' names along a side of so many inches."""
+    return min(10.0, 50 * side / label_count)
 
 
 def reliability(
