@@ -22,11 +22,13 @@ PLAN = {"learning_rate": 1e-3, "schedule": "one_cycle", "balance": "none"}
 
 
 def test_the_accuracy_band_is_of_single_photos_alone(metrics, drawn, tmp_path):
-    """Photos in groups have none, since Wilson's would be too narrow, and weighted classes have none."""
+    """Photos in groups, known or not, have none, since Wilson's would be too narrow; weighted classes have none."""
     for method, balance in (("wilson", "none"), ("group_jackknife", "none"), (None, "none"), ("wilson", "loss")):
         metrics["validation"]["interval_method"] = method
         figures.draw(metrics, PLAN | {"balance": balance}, tmp_path, epochs=4)
-    assert [more["validation_count"] for _, more in drawn] == [40, None, None, None]
+    metrics["validation"] |= {"interval_method": "wilson", "group_count": None}
+    figures.draw(metrics, PLAN, tmp_path, epochs=4)
+    assert [more["validation_count"] for _, more in drawn] == [40, None, None, None, None]
 
 
 def test_a_history_of_another_version_is_drawn(metrics, drawn, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import NO_INTERVAL, share_interval
+from .intervals import NO_INTERVAL, UNKNOWN_GROUPS, share_interval
 
 #: Validation images that a class's threshold must rest on: called the class, with its score or above.
 LEAST_CALLED = 10
@@ -56,7 +56,7 @@ def threshold_figures(
         test: The same of the untouched ones.
         labels: The classes' ids.
         target_precision: The share that was asked for.
-        test_groups: Group of each test image, int64 [images]; None for images on their own.
+        test_groups: Group of each test image, int64 [images]; None where nothing is known of them.
     """
     units = np.arange(len(test[1])) if test_groups is None else test_groups
     kept = {name: _kept(thresholds, *part) for name, part in (("validation", validation), ("test", test))}
@@ -72,13 +72,14 @@ def threshold_figures(
         classes[label] = row
     _, right, sure = kept["test"]
     honest = all(row["test_precision_interval"] for row in classes.values() if row["test_count"])
+    without = None if honest else f"where a class has none: {NO_INTERVAL}"
     left = float(1 - sure.mean())
     reached = f"{(right & sure).sum() / sure.sum():.1%} of the others are right" if sure.any() else "no other is left"
     missing = _missing(thresholds, validation[0], labels)
     return {
         "target_precision": target_precision,
         "classes": classes,
-        "interval_sentence": None if honest else f"where a class has none: {NO_INTERVAL}",
+        "interval_sentence": f"the intervals are Wilson's, {UNKNOWN_GROUPS}" if test_groups is None else without,
         "left_to_person_share": left,
         "kept_accuracy": float((right & sure).sum() / sure.sum()) if sure.any() else None,
         "sentence": f"with the scores asked for, {left:.1%} of the test images are left to a person, and {reached} "

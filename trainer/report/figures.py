@@ -35,7 +35,7 @@ def draw(metrics: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, *, e
     head = metrics["head"] or {"cross_validated_loss": {}, "strength": None}
     validation = metrics["validation"]
     # Where classes count alike the accuracy is no share of the photos; of groups each epoch's answers are not kept.
-    alone = validation.get("interval_method") == "wilson"
+    alone = validation.get("interval_method") == "wilson" and validation.get("group_count") is not None
     plots.curves(
         read_epochs(metrics["history"]),
         folder / "curves.png",
