@@ -380,6 +380,26 @@ def test_a_run_that_has_not_ended_gives_a_report_of_what_there_is(draw_run, tmp_
     assert "NaN" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("state", "said"), [("interrupted", "was interrupted"), ("failed", "failed"), ("running", "had not ended")]
+)
+def test_a_run_that_stopped_after_its_figures_is_not_told_as_done(draw_run, tmp_path, state, said):
+    """Beside the figure stands that it stopped, and why; what it did not get to is not put on an older version."""
+    run = draw_run(tmp_path / "run", count=20)
+    for name in ("pictures.json", "thumbnails.zip"):
+        (run / name).unlink()
+    error = "no space left <at> the sheets"
+    before = json.loads((run / "state.json").read_text())
+    after = before | {"state": state, "error": error if state == "failed" else None}
+    (run / "state.json").write_text(json.dumps(after))
+    text = page_of(run).text
+    assert f"There is no sheet of photos (pictures.json) yet: this run {said}" in text
+    assert "version of Trapline that did not write it" not in text
+    # A run writes its own page before it is done.
+    assert ("after this was measured. The same trainer run command goes on" in text) == (state != "running")
+    assert (f"What stopped it: {error}" in text) == (state == "failed")
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     """Exit 2 and a sentence, for no folder, an empty one, a file, and a run folder whose files were changed."""
     (tmp_path / "empty").mkdir()

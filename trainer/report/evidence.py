@@ -90,13 +90,18 @@ class Evidence:
         return bool(self.metrics)
 
     @property
+    def stopped(self) -> bool:
+        """Whether the run ended before it was done. One that runs writes its own page: that tells nothing."""
+        return self.state.get("state") in ("interrupted", "failed")
+
+    @property
     def ending(self) -> str:
         """How the run stands, as the end of a sentence that begins with `this run`."""
         return _ENDINGS.get(str(self.state.get("state")), "is done")
 
     def missing(self, what: str) -> str:
         """Why there is no `what`, in a sentence."""
-        if self.measured:
+        if self.measured and self.state.get("state") not in _ENDINGS:
             return (
                 f"There is no {what}: this run was made by a version of Trapline that did not write it, or the file is "
                 "gone. A new run has it."
