@@ -45,6 +45,14 @@ def test_photos_that_no_rule_grouped_are_not_called_independent(monkeypatch):
     assert "too narrow where there are bursts" in _interval(found["test"])
 
 
+@pytest.mark.parametrize(("stage", "flatters"), [("head", False), ("finetune", True)])
+def test_a_network_that_was_trained_on_the_class_left_out_flatters(monkeypatch, stage, flatters):
+    """Of a frozen backbone nothing is said; of a fine-tuned one the sentence says that the figure is too kind."""
+    sentence = assessed(monkeypatch, "file", stage=stage)["unknowns"]["sentence"]
+    assert "chosen on validation; AUROC on test images with each class left out in turn, mean: " in sentence
+    assert ("this flatters, since the network was trained on the class left out, too" in sentence) == flatters
+
+
 @pytest.mark.parametrize("grouping", ["near_duplicate", "file"])
 def test_photos_that_a_rule_found_alone_are(monkeypatch, grouping):
     """The same photos, looked at for groups: their intervals need no word."""

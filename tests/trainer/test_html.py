@@ -448,6 +448,21 @@ def test_many_photos_are_bounded(draw_run, tmp_path, monkeypatch):
     assert "The 50 of 80 photos with the largest loss are shown" in page.text
 
 
+def test_nothing_is_said_to_be_left_out_of_two_classes(draw_run, tmp_path):
+    """The page has the run's sentence, and neither a table of dashes nor words on a measure that was not made."""
+    run = draw_run(tmp_path / "run", labels=("deer", "fox"), count=20)
+    metrics = json.loads((run / "metrics.json").read_text())
+    nothing = {"nearest_class_mean": None, "max_softmax": None}
+    said = {"sentence": "of two classes none can be left out", "auroc": nothing}
+    metrics["unknowns"] |= said | {"method": "max_softmax", "classes": dict.fromkeys(("deer", "fox"), nothing)}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = page_of(run).text
+    assert "Of two classes none can be left out." in text
+    assert "The model file has highest score" in text
+    assert "Each class was left out in turn" not in text
+    assert "Class left out" not in text
+
+
 def test_many_classes_have_pairs_and_no_matrix(draw_run, tmp_path):
     """A matrix of more than thirty classes is not drawn; the pairs most often mistaken are listed."""
     page = page_of(draw_run(tmp_path / "run", labels=tuple(f"kind {number:02}" for number in range(31)), count=200))

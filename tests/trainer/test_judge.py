@@ -239,6 +239,8 @@ def test_unknowns_that_are_not_noticed(value, severity):
     """The shipped method's AUROC below 0.8 is advice, below 0.6 serious."""
     unknowns = {"auroc": {"nearest_class_mean": value, "max_softmax": 0.99}}
     assert found(metrics(unknowns=unknowns)).get("unknowns") == severity
+    if severity is not None:
+        assert "photos of unknown classes are told poorly" in sentence(metrics(unknowns=unknowns), "unknowns")
 
 
 def duplicate(number, part="test", *, same_group=True, between_given=False):

@@ -77,7 +77,7 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
         target_precision=target_precision,
         test_groups=data.known_groups(data.positions("test")),
     )
-    measured["unknowns"] = unknowns.facts(labels)
+    measured["unknowns"] = unknowns.facts(labels, fine_tuned=trained.stage != "head")
     return Assessment(
         temperature=temperature,
         thresholds=thresholds,

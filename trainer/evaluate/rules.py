@@ -223,8 +223,9 @@ def _unknowns(metrics: Mapping[str, Any]) -> Iterator[Finding]:
         code="unknowns",
         severity="serious" if value < UNKNOWNS_UNSEEN else "advice",
         sentence=(
-            "animals of no class are hardly noticed: with each class left out in turn, its photos were told from known "
-            f"ones with an AUROC of {value:.2f} (0.5 is chance, 1 is always); collect them in a class of their own"
+            "photos of unknown classes are told poorly: with each class left out in turn, its photos were told from "
+            f"known ones with an AUROC of {value:.2f} (0.5 is chance, 1 is always); collect them in a class of their "
+            "own"
         ),
         facts={"method": unknowns["method"], "auroc": value},
     )

@@ -192,7 +192,7 @@ def unknowns(evidence: Evidence) -> View:
     """How well classes that the network does not know are told from those that it does."""
     found = evidence.metrics.get("unknowns") or {}
     auroc = found.get("auroc") or {}
-    methods = [name for name in _METHODS if name in auroc]
+    methods = [name for name in _METHODS if auroc.get(name) is not None]
     rows = [
         {"label": label, "figures": [row.get(name) for name in methods]}
         for label, row in (found.get("classes") or {}).items()
