@@ -102,21 +102,22 @@ def test_the_accuracy_has_its_interval_where_photos_count_alike(tmp_path, figure
 
 
 def test_reliability_shows_each_bin_with_its_count(tmp_path, figures):
-    """Empty bins are left out; counts stand below; what cannot be had is said."""
+    """Empty bins are left out; counts stand below; what is said is wrapped and within the figure."""
     bins = [
         {"count": 20, "confidence": 0.6, "accuracy": 0.5, "low": 0.3, "high": 0.7},
         {"count": 0, "confidence": None, "accuracy": None, "low": None, "high": None},
         {"count": 21, "confidence": 0.9, "accuracy": 1.0, "low": 0.85, "high": 1.0},
     ]
-    for ece, interval, told in (
-        (0.05, [0.02, 0.09], "calibration error 0.050 (0.020 to 0.090)"),
-        (0.05, None, "calibration error 0.050 (no honest interval)"),
-        (None, None, "calibration error cannot be had"),
-    ):
-        plots.reliability(bins, tmp_path / "a.png", title="t", ece=ece, interval=interval)
-        above, below = figures[-1].axes
-        assert texts(below) == ["20", "21"]
-        assert above.get_title() == f"t\n{told}"
+    plots.reliability(bins, tmp_path / "a.png", title="t", sentences=["word " * 40, "too few: 41 images"])
+    above, below = figures[-1].axes
+    assert texts(below) == ["20", "21"]
+    first, *wrapped, last = above.get_title().split("\n")
+    assert (first, last) == ("t", "too few: 41 images")
+    assert " ".join(wrapped) == " ".join(["word"] * 40)
+    room = figures[-1].get_window_extent()
+    drawn = above.title.get_window_extent()
+    assert room.x0 <= drawn.x0 < drawn.x1 <= room.x1
+    assert drawn.y1 <= room.y1
 
 
 def test_reliability_has_whiskers_where_an_interval_is_honest(tmp_path, figures):
@@ -124,7 +125,7 @@ def test_reliability_has_whiskers_where_an_interval_is_honest(tmp_path, figures)
     without = [{"count": 20, "confidence": 0.6, "accuracy": 0.5, "low": None, "high": None}]
     bins = [*without, {"count": 21, "confidence": 0.9, "accuracy": 1.0, "low": 0.85, "high": 1.0}]
     for rows, legend in ((bins, ["test photos", "95 % interval"]), (without, ["test photos"])):
-        plots.reliability(rows, tmp_path / "a.png", title="t", ece=None, interval=None)
+        plots.reliability(rows, tmp_path / "a.png", title="t", sentences=[])
         above = figures[-1].axes[0]
         assert above.get_legend_handles_labels()[1] == ["scores that can be trusted", *legend]
         assert above.lines[1].get_xdata().tolist() == [row["confidence"] for row in rows]
