@@ -145,7 +145,7 @@ def _by_chance(
 
 def _bins_sentence(bins: Sequence[Mapping[str, float | None]], *, known: bool) -> str | None:
     if not known:
-        return f"the intervals are Wilson's, {UNKNOWN_GROUPS}"
+        return f"each interval is Wilson's, {UNKNOWN_GROUPS}"
     return None if all(row["low"] is not None for row in bins) else f"where a bin has none: {NO_INTERVAL}"
 
 

@@ -79,7 +79,7 @@ def threshold_figures(
     return {
         "target_precision": target_precision,
         "classes": classes,
-        "interval_sentence": f"the intervals are Wilson's, {UNKNOWN_GROUPS}" if test_groups is None else without,
+        "interval_sentence": f"each interval is Wilson's, {UNKNOWN_GROUPS}" if test_groups is None else without,
         "left_to_person_share": left,
         "kept_accuracy": float((right & sure).sum() / sure.sum()) if sure.any() else None,
         "sentence": f"with the scores asked for, {left:.1%} of the test images are left to a person, and {reached} "
