@@ -1,11 +1,13 @@
 """The score to ask for in each class, and what asking for it does."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .finding import listed
 from .intervals import NO_INTERVAL, UNKNOWN_GROUPS, share_interval
 
 #: Validation images that a class's threshold must rest on: called the class, with its score or above.
@@ -75,7 +77,7 @@ def threshold_figures(
     without = None if honest else f"where a class has none: {NO_INTERVAL}"
     left = float(1 - sure.mean())
     reached = f"{(right & sure).sum() / sure.sum():.1%} of the others are right" if sure.any() else "no other is left"
-    missing = _missing(thresholds, validation[0], labels)
+    missing = _missing(thresholds, validation[0], labels, target_precision=target_precision)
     return {
         "target_precision": target_precision,
         "classes": classes,
@@ -87,10 +89,19 @@ def threshold_figures(
     }
 
 
-def _missing(thresholds: Sequence[float | None], validation: NDArray[np.float32], labels: Sequence[str]) -> str:
+def _missing(
+    thresholds: Sequence[float | None],
+    validation: NDArray[np.float32],
+    labels: Sequence[str],
+    *,
+    target_precision: float,
+) -> str:
     """Which classes have no threshold, and why, as the end of a sentence."""
     called = np.bincount(validation.argmax(axis=1), minlength=len(labels))
     none = [index for index, threshold in enumerate(thresholds) if threshold is None]
+    # What the shares of so few photos can be, 1 / (1 - 0.9) being a little above 10.
+    faultless = math.ceil(1 / (1 - target_precision) - 1e-6)
+    few = f" (of fewer than {faultless:,} photos only a faultless row shows {100 * target_precision:g} %)"
     reasons = {
         f"no score that {LEAST_CALLED} validation photos reach was enough for": [
             labels[index] for index in none if called[index] >= LEAST_CALLED
@@ -99,7 +110,9 @@ def _missing(thresholds: Sequence[float | None], validation: NDArray[np.float32]
             labels[index] for index in none if called[index] < LEAST_CALLED
         ],
     }
-    said = [f"{reason} {', '.join(names)}" for reason, names in reasons.items() if names]
+    said = [f"{reason} {listed(names)}" for reason, names in reasons.items() if names]
+    if said and faultless > LEAST_CALLED and any(called[index] >= LEAST_CALLED for index in none):
+        said[0] += few
     return f"; {', and '.join(said)}: those go to a person" if said else ""
 
 
