@@ -441,7 +441,8 @@ def test_the_same_folder_gives_the_same_bytes(run):
 
 def test_many_photos_are_bounded(draw_run, tmp_path, monkeypatch):
     """Beyond the bound the photos with the largest loss are kept, test before validation, and the page says so."""
-    monkeypatch.setattr("trainer.report.gallery.MOST_PHOTOS", 50)
+    for module in ("gallery", "thumbnails"):
+        monkeypatch.setattr(f"trainer.report.{module}.MOST_PHOTOS", 50)
     page = page_of(draw_run(tmp_path / "run", count=40))
     photos = page.data("photo-data")
     assert photos["parts"] == ["test"] * 40 + ["val"] * 10

@@ -146,10 +146,15 @@ def _read(run: Path) -> Evidence:
         lines={row["path"]: line for line, row in enumerate(division, start=2)},
         groups={row["group"]: line for line, row in reversed([*enumerate(division, start=2)]) if row.get("group")},
         left_out=Counter(row["status"] for row in _rows(run / "scan.csv", "status") if row["status"] != "ok"),
-        predictions=[_prediction(row) for row in _rows(run / "predictions.csv", "path", "part", "label", "predicted")],
+        predictions=read_predictions(run),
         suspects=_rows(run / "suspects.csv", "path", "label", "suggested"),
         duplicates=_rows(run / "duplicates.csv", "path", "other_path"),
     )
+
+
+def read_predictions(run: Path) -> list[Prediction]:
+    """The rows of `predictions.csv` in the run folder `run`, none where there is no such file."""
+    return [_prediction(row) for row in _rows(run / "predictions.csv", "path", "part", "label", "predicted")]
 
 
 def _json(path: Path) -> dict[str, Any]:
