@@ -43,6 +43,10 @@ class Data:
         names = [self.split.groups[self.scan.photos[position].path] for position in positions]
         return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
+    def known_groups(self, positions: Sequence[int]) -> NDArray[np.int64] | None:
+        """Likewise; None where no rule grouped them: each is a group then, but bursts may be among them."""
+        return None if self.split.grouping == "none" else self.groups(positions)
+
     def pixels(self, positions: Sequence[int]) -> NDArray[np.uint8]:
         """Uint8 [n, H, W, 3]."""
         return self.cache.pixels([self.scan.photos[position].cache_row for position in positions])

@@ -117,12 +117,13 @@ def _duplicates_csv(pairs: Sequence[Duplicate]) -> str:
 
 
 def _figures(data: Data, answers: OutOfFold) -> dict[str, Any] | None:
-    """How good the out-of-fold answers are; None without a frozen stage."""
+    """How good the out-of-fold answers of the training photos are; None without a frozen stage."""
     if not answers.whole:
         return None
-    targets = data.targets(answers.positions.tolist())
+    trained_on = np.isin(answers.positions, data.positions("train"))
+    targets, probabilities = data.targets(answers.positions[trained_on].tolist()), answers.probabilities[trained_on]
     return {
         "image_count": len(targets),
-        "accuracy": float((answers.probabilities.argmax(axis=1) == targets).mean()),
-        "loss": cross_entropy(answers.probabilities, targets),
+        "accuracy": float((probabilities.argmax(axis=1) == targets).mean()),
+        "loss": cross_entropy(probabilities, targets),
     }

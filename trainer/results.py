@@ -135,6 +135,8 @@ def _interval(test: Mapping[str, Any]) -> str:
         return sentence
     low, high = test["accuracy_interval"]
     how = " over groups" if test["interval_method"] == "group_jackknife" else ""
+    if test["group_count"] is None:
+        how = " of ungrouped photos, too narrow where there are bursts:"
     return f"95 % interval{how} {low:.1%} to {high:.1%}"
 
 

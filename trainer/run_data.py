@@ -59,5 +59,7 @@ def _split(run: Path, metadata: ModelMetadata) -> Split:
         parts={row["path"]: row["part"] for row in rows},
         groups={row["path"]: row["group"] for row in rows},
         rule=metadata.split_rule,
+        # Of given parts nobody wrote it down; figures are not made from this.
+        grouping=metadata.split_rule,
         notes=(),
     )

@@ -225,6 +225,24 @@ def test_a_photo_is_shown_large_by_keyboard_alone(chromium, report):
 
 
 @pytest.mark.full
+def test_pages_are_turned_by_keyboard_alone(chromium, report):
+    """At the first and at the last page the focus goes to the button that still turns, and never to the body."""
+    focused = "() => document.activeElement.id"
+    with opened(chromium, report) as page:
+        place = page.locator("#page-place")
+        page.locator("#page-after").focus()
+        for _ in range(5):
+            page.keyboard.press("Enter")
+        assert place.inner_text() == "241 to 260 of 260"
+        assert page.locator("#page-after").is_disabled()
+        assert page.evaluate(focused) == "page-before"
+        for _ in range(5):
+            page.keyboard.press("Enter")
+        assert place.inner_text() == "1 to 48 of 260"
+        assert page.evaluate(focused) == "page-after"
+
+
+@pytest.mark.full
 def test_a_sheet_is_shown_large(chromium, report):
     """A click on a sheet shows it over the page, without the moves of photos; a click on the button closes it."""
     with opened(chromium, report) as page:

@@ -150,7 +150,7 @@ def test_few_groups_have_no_interval_of_the_error():
 def test_bins_of_few_groups_have_no_interval():
     """Photos in bursts: no bin has an interval, and the reason is told; single ones have Wilson's."""
     logits, targets = drawn(3, count=300, temperature=1.0)
-    single = calibration_figures(softmax(logits), targets)
+    single = calibration_figures(softmax(logits), targets, np.arange(300))
     assert single["reliability_sentence"] is None
     grouped = calibration_figures(softmax(logits), targets, np.arange(300) % 20)
     assert {(row["low"], row["high"]) for row in grouped["reliability"]} == {(None, None)}

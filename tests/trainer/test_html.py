@@ -380,6 +380,26 @@ def test_a_run_that_has_not_ended_gives_a_report_of_what_there_is(draw_run, tmp_
     assert "NaN" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("state", "said"), [("interrupted", "was interrupted"), ("failed", "failed"), ("running", "had not ended")]
+)
+def test_a_run_that_stopped_after_its_figures_is_not_told_as_done(draw_run, tmp_path, state, said):
+    """Beside the figure stands that it stopped, and why; what it did not get to is not put on an older version."""
+    run = draw_run(tmp_path / "run", count=20)
+    for name in ("pictures.json", "thumbnails.zip"):
+        (run / name).unlink()
+    error = "no space left <at> the sheets"
+    before = json.loads((run / "state.json").read_text())
+    after = before | {"state": state, "error": error if state == "failed" else None}
+    (run / "state.json").write_text(json.dumps(after))
+    text = page_of(run).text
+    assert f"There is no sheet of photos (pictures.json) yet: this run {said}" in text
+    assert "version of Trapline that did not write it" not in text
+    # A run writes its own page before it is done.
+    assert ("after this was measured. The same trainer run command goes on" in text) == (state != "running")
+    assert (f"What stopped it: {error}" in text) == (state == "failed")
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     """Exit 2 and a sentence, for no folder, an empty one, a file, and a run folder whose files were changed."""
     (tmp_path / "empty").mkdir()
@@ -421,11 +441,27 @@ def test_the_same_folder_gives_the_same_bytes(run):
 
 def test_many_photos_are_bounded(draw_run, tmp_path, monkeypatch):
     """Beyond the bound the photos with the largest loss are kept, test before validation, and the page says so."""
-    monkeypatch.setattr("trainer.report.gallery.MOST_PHOTOS", 50)
+    for module in ("gallery", "thumbnails"):
+        monkeypatch.setattr(f"trainer.report.{module}.MOST_PHOTOS", 50)
     page = page_of(draw_run(tmp_path / "run", count=40))
     photos = page.data("photo-data")
     assert photos["parts"] == ["test"] * 40 + ["val"] * 10
     assert "The 50 of 80 photos with the largest loss are shown" in page.text
+
+
+def test_nothing_is_said_to_be_left_out_of_two_classes(draw_run, tmp_path):
+    """The page has the run's sentence, and neither a table of dashes nor words on a measure that was not made."""
+    run = draw_run(tmp_path / "run", labels=("deer", "fox"), count=20)
+    metrics = json.loads((run / "metrics.json").read_text())
+    nothing = {"nearest_class_mean": None, "max_softmax": None}
+    said = {"sentence": "of two classes none can be left out", "auroc": nothing}
+    metrics["unknowns"] |= said | {"method": "max_softmax", "classes": dict.fromkeys(("deer", "fox"), nothing)}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = page_of(run).text
+    assert "Of two classes none can be left out." in text
+    assert "The model file has highest score" in text
+    assert "Each class was left out in turn" not in text
+    assert "Class left out" not in text
 
 
 def test_many_classes_have_pairs_and_no_matrix(draw_run, tmp_path):

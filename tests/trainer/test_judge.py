@@ -239,6 +239,18 @@ def test_unknowns_that_are_not_noticed(value, severity):
     """The shipped method's AUROC below 0.8 is advice, below 0.6 serious."""
     unknowns = {"auroc": {"nearest_class_mean": value, "max_softmax": 0.99}}
     assert found(metrics(unknowns=unknowns)).get("unknowns") == severity
+    if severity is not None:
+        assert "photos of unknown classes are told poorly" in sentence(metrics(unknowns=unknowns), "unknowns")
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.5, None), (0.51, "advice"), (1.0, "advice")])
+def test_much_is_left_to_a_person(share, severity):
+    """More than half of the test photos below their class's threshold is advice; the classes without one are named."""
+    classes = {label: {"threshold": None if label == "fox" else 0.9} for label in LABELS}
+    figures = metrics() | {"thresholds": {"left_to_person_share": share, "target_precision": 0.95, "classes": classes}}
+    assert found(figures).get("left_to_person") == severity
+    if severity is not None:
+        assert "3,000 test photos to a person: 1 of 3 classes have none (fox)" in sentence(figures, "left_to_person")
 
 
 def duplicate(number, part="test", *, same_group=True, between_given=False):

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from trainer.recipe.history import Epoch
-from trainer.report import plots
+from trainer.report import epoch_matrices, plots
 
 HISTORY = [
     Epoch(
@@ -61,6 +61,22 @@ def test_any_number_of_classes_of_any_name_is_drawn(tmp_path, count):
         assert max(image.size) < 4000
 
 
+def test_matrices_side_by_side_are_bounded(tmp_path, monkeypatch):
+    """Three of 300 classes would be 450 inches and gigabytes wide; names get smaller up to where there are none."""
+    made = []
+    monkeypatch.setattr(epoch_matrices, "save", lambda figure, _path: made.append(figure))
+    for count in (5, 100, 300):
+        labels = [f"class {number}" for number in range(count)]
+        epoch_matrices.confusion_matrices([("t", np.eye(count, dtype=int))] * 3, labels, tmp_path / "a.png")
+    few, many, most = made
+    assert few.get_size_inches().tolist() == pytest.approx([3 * 4.1 + 1.6, 5.1])
+    for figure in (many, most):
+        assert figure.get_size_inches().tolist() == [61.6, 21]
+    sizes = [{tick.get_fontsize() for tick in figure.axes[0].get_xticklabels()} for figure in (few, many)]
+    assert sizes == [{10.0}, {10.0}]
+    assert len(most.axes[0].get_xticks()) < 20
+
+
 def test_the_rate_is_that_of_the_schedule(tmp_path, figures):
     """A constant rate is a level line, a one-cycle rate rises and falls; neither below zero."""
     for schedule in ("constant", "one_cycle"):
@@ -86,21 +102,22 @@ def test_the_accuracy_has_its_interval_where_photos_count_alike(tmp_path, figure
 
 
 def test_reliability_shows_each_bin_with_its_count(tmp_path, figures):
-    """Empty bins are left out; counts stand below; what cannot be had is said."""
+    """Empty bins are left out; counts stand below; what is said is wrapped and within the figure."""
     bins = [
         {"count": 20, "confidence": 0.6, "accuracy": 0.5, "low": 0.3, "high": 0.7},
         {"count": 0, "confidence": None, "accuracy": None, "low": None, "high": None},
         {"count": 21, "confidence": 0.9, "accuracy": 1.0, "low": 0.85, "high": 1.0},
     ]
-    for ece, interval, told in (
-        (0.05, [0.02, 0.09], "calibration error 0.050 (0.020 to 0.090)"),
-        (0.05, None, "calibration error 0.050 (no honest interval)"),
-        (None, None, "calibration error cannot be had"),
-    ):
-        plots.reliability(bins, tmp_path / "a.png", title="t", ece=ece, interval=interval)
-        above, below = figures[-1].axes
-        assert texts(below) == ["20", "21"]
-        assert above.get_title() == f"t\n{told}"
+    plots.reliability(bins, tmp_path / "a.png", title="t", sentences=["word " * 40, "too few: 41 images"])
+    above, below = figures[-1].axes
+    assert texts(below) == ["20", "21"]
+    first, *wrapped, last = above.get_title().split("\n")
+    assert (first, last) == ("t", "too few: 41 images")
+    assert " ".join(wrapped) == " ".join(["word"] * 40)
+    room = figures[-1].get_window_extent()
+    drawn = above.title.get_window_extent()
+    assert room.x0 <= drawn.x0 < drawn.x1 <= room.x1
+    assert drawn.y1 <= room.y1
 
 
 def test_reliability_has_whiskers_where_an_interval_is_honest(tmp_path, figures):
@@ -108,7 +125,7 @@ def test_reliability_has_whiskers_where_an_interval_is_honest(tmp_path, figures)
     without = [{"count": 20, "confidence": 0.6, "accuracy": 0.5, "low": None, "high": None}]
     bins = [*without, {"count": 21, "confidence": 0.9, "accuracy": 1.0, "low": 0.85, "high": 1.0}]
     for rows, legend in ((bins, ["test photos", "95 % interval"]), (without, ["test photos"])):
-        plots.reliability(rows, tmp_path / "a.png", title="t", ece=None, interval=None)
+        plots.reliability(rows, tmp_path / "a.png", title="t", sentences=[])
         above = figures[-1].axes[0]
         assert above.get_legend_handles_labels()[1] == ["scores that can be trusted", *legend]
         assert above.lines[1].get_xdata().tolist() == [row["confidence"] for row in rows]

@@ -165,7 +165,7 @@ def test_all_parts_given_are_kept():
     photos = [photo(f"{part}/{label}/1.jpg", part=part) for part in ("train", "val") for label in ("deer", "fox")]
     photos.append(photo("test/deer/1.jpg", part="test"))
     result = cut(scan_of(photos))
-    assert result.rule == "given"
+    assert (result.rule, result.grouping) == ("given", "near_duplicate")
     assert result.parts == {photo.path: photo.part for photo in photos}
     assert any("test/ has no photo of fox" in note for note in result.notes)
 

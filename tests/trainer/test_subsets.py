@@ -106,7 +106,7 @@ def test_every_point_has_the_same_test_photos_and_trains_on_none_of_them(part, s
     labels = tuple(sorted({one.label for one in photos}))
     data = Data(
         scan=Scan(root=Path("photos"), labels=labels, photos=photos, rejected=()),
-        split=Split(parts=parts, groups=groups, rule="none", notes=()),
+        split=Split(parts=parts, groups=groups, rule="none", grouping="none", notes=()),
         cache=None,
     )
     config = StudyConfig.model_construct(sizes="1,3,all", repeats=3, seed=seed)

@@ -42,7 +42,48 @@ def test_why_there_is_no_threshold(called, reason):
     part = scored([0.9] * called, [False] * called)
     thresholds = choose_thresholds(*part, label_count=2, target_precision=0.9)
     assert thresholds == [None, None]
-    assert reason in threshold_figures(thresholds, part, part, ["fox", "deer"], target_precision=0.9)["sentence"]
+    sentence = threshold_figures(thresholds, part, part, ["fox", "deer"], target_precision=0.9)["sentence"]
+    assert reason in sentence
+    assert "faultless" not in sentence  # 9 of 10 are enough
+
+
+@pytest.mark.parametrize(
+    ("target", "count", "said"),
+    [
+        (0.95, 12, "reach was enough for fox (of fewer than 20 photos only a faultless row shows 95 %), and fewer"),
+        (0.995, 12, "reach was enough for fox (of fewer than 200 photos only a faultless row shows 99.5 %), and fewer"),
+        (0.95, 9, None),
+    ],
+)
+def test_a_mistake_is_too_many_of_few_photos(target, count, said):
+    """The first of twelve is wrong: the reason says from how many photos on one mistake is allowed."""
+    part = scored([0.9] * count, [False] + [True] * (count - 1))
+    thresholds = choose_thresholds(*part, label_count=2, target_precision=target)
+    sentence = threshold_figures(thresholds, part, part, ["fox", "deer"], target_precision=target)["sentence"]
+    assert said in sentence if said else "faultless" not in sentence
+
+
+def test_one_mistake_is_allowed_from_where_the_reason_says():
+    """Whatever is asked for: that many photos with a mistake are enough, and one fewer are not."""
+    for target in (0.91, 0.95, 0.96, 0.98, 0.99, 0.995):
+        least = round(1 / (1 - target) + 0.4999)
+        found = []
+        for count in (least - 1, least):
+            part = scored([0.9] * count, [False] + [True] * (count - 1))
+            found.append(choose_thresholds(*part, label_count=2, target_precision=target)[0])
+            if found[-1] is None:
+                figures = threshold_figures([None, None], part, part, ["fox", "deer"], target_precision=target)
+                assert f"of fewer than {least} photos" in figures["sentence"], target
+        assert found == [None, pytest.approx(0.9)], target
+
+
+def test_many_classes_without_a_threshold_are_not_all_named():
+    """Five of 300 are, and how many more there are."""
+    rows = np.full((300, 300), 0.001, np.float32)
+    np.fill_diagonal(rows, 0.7)
+    labels, part = [f"kind{number}" for number in range(300)], (rows, np.arange(300))
+    sentence = threshold_figures([None] * 300, part, part, labels, target_precision=0.95)["sentence"]
+    assert "called kind0, kind1, kind2, kind3, kind4 and 295 more: those go to a person" in sentence
 
 
 def test_images_of_one_score_are_called_together():

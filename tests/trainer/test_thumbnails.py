@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from trainer.errors import UsageError
+from trainer.report import gallery, thumbnails
+from trainer.report.evidence import Evidence, read_predictions
 from trainer.report.thumbnails import MOST_PHOTOS, page_bytes, read_thumbnails, shown_positions, write_thumbnails
 
 
@@ -25,6 +27,17 @@ def photos(count, *, height_px=64, width_px=48):
         return [number for number in range(count) if parts[number % 3] == part]
 
     return SimpleNamespace(scan=scan, pixels=pixels, positions=positions)
+
+
+def write_predictions(count, run):
+    """`predictions.csv` of so many of `photos`: the later a photo the larger its loss."""
+    rows = [
+        f"../{number}.jpg,{part},fox,fox,0.9,,{1 - number / (count + 1):.6f}"
+        for part, first in (("val", 1), ("test", 2))
+        for number in range(first, count, 3)
+    ]
+    header = "path,part,label,predicted,score,unknown_score,probability_fox"
+    (run / "predictions.csv").write_text("\n".join([header, *rows]) + "\n")
 
 
 def test_each_photo_is_a_small_jpeg_named_by_its_line(tmp_path):
@@ -56,16 +69,33 @@ def test_shown_are_test_and_validation_and_what_is_in_doubt(tmp_path):
     """Test and validation photos, and of the training photos those that suspects.csv and duplicates.csv name."""
     (tmp_path / "suspects.csv").write_text("path,label\n../3.jpg,fox\n../2.jpg,fox\n")
     (tmp_path / "duplicates.csv").write_text("path,other_path\n../6.jpg,../1.jpg\n")
+    write_predictions(9, tmp_path)
     assert sorted(shown_positions(photos(9), tmp_path)) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert sorted(shown_positions(photos(9), tmp_path / "nowhere")) == [1, 2, 4, 5, 7, 8]
+    (tmp_path / "suspects.csv").unlink()
+    (tmp_path / "duplicates.csv").unlink()
+    assert sorted(shown_positions(photos(9), tmp_path)) == [1, 2, 4, 5, 7, 8]
 
 
 def test_a_large_set_is_bounded(tmp_path):
     """No more photos than a page can hold, test photos before others; the room that they take is bounded too."""
+    write_predictions(3 * MOST_PHOTOS, tmp_path)
     positions = shown_positions(photos(3 * MOST_PHOTOS), tmp_path)
     assert len(positions) == MOST_PHOTOS
     assert {position % 3 for position in positions} == {2}
     assert page_bytes(10 * MOST_PHOTOS) == page_bytes(MOST_PHOTOS) < 64 * 2**20
+
+
+def test_a_large_set_has_the_pictures_that_its_gallery_shows(tmp_path, monkeypatch):
+    """Where not all photos are shown, those with the largest loss are, with their pictures, and what is in doubt."""
+    for module in (gallery, thumbnails):
+        monkeypatch.setattr(module, "MOST_PHOTOS", 4)
+    write_predictions(21, tmp_path)
+    (tmp_path / "suspects.csv").write_text("path,label\n../3.jpg,fox\n")
+    lines = {f"../{number}.jpg": number + 2 for number in range(21)}
+    evidence = Evidence(run=tmp_path, labels=("fox",), predictions=read_predictions(tmp_path), lines=lines)
+    shown = [line - 2 for line in gallery.photos(evidence, images=True)["lines"]]
+    assert shown == [20, 17, 14, 11]
+    assert sorted(shown_positions(photos(21), tmp_path)) == sorted([3, *shown])
 
 
 def test_what_is_no_archive_is_named(tmp_path):

@@ -32,12 +32,14 @@ class Split:
         parts: Path -> `train`, `val` or `test`, in the order of paths.
         groups: Path -> group, likewise.
         rule: How groups were found, as in `Grouping`; `given` where the data folder has all three parts already.
+        grouping: How groups were found, whether or not parts are given.
         notes: Sentences for the person who reads the result: rules dropped, leaks between given parts, uneven shares.
     """
 
     parts: dict[str, str]
     groups: dict[str, str]
     rule: str
+    grouping: str
     notes: tuple[str, ...]
 
     @property
@@ -84,6 +86,7 @@ def split(
         parts=dict(sorted(parts.items())),
         groups=dict(sorted(grouping.groups.items())),
         rule=grouping.rule if cut else "given",
+        grouping=grouping.rule,
         notes=tuple(notes),
     )
 

@@ -66,7 +66,7 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
     unknown_scores = {part: unknowns.scores(probabilities[part], rows.features) for part, rows in seen.items()}
     measured: dict[str, Any] = {}
     for part, name in _PARTS.items():
-        rows, targets, groups = probabilities[part], seen[part].targets, data.groups(data.positions(part))
+        rows, targets, groups = probabilities[part], seen[part].targets, data.known_groups(data.positions(part))
         measured[name] = figures(rows, targets, labels, groups=groups) | calibration_figures(rows, targets, groups)
     measured["calibration"] = temperature.facts
     measured["thresholds"] = threshold_figures(
@@ -75,9 +75,9 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
         (probabilities["test"], seen["test"].targets),
         labels,
         target_precision=target_precision,
-        test_groups=data.groups(data.positions("test")),
+        test_groups=data.known_groups(data.positions("test")),
     )
-    measured["unknowns"] = unknowns.facts(labels)
+    measured["unknowns"] = unknowns.facts(labels, fine_tuned=trained.stage != "head")
     return Assessment(
         temperature=temperature,
         thresholds=thresholds,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from .error_interval import error_interval
-from .intervals import LEAST_GROUPS, NO_INTERVAL, share_interval
+from .intervals import LEAST_GROUPS, NO_INTERVAL, UNKNOWN_GROUPS, share_interval
 
 #: Images below which an expected calibration error is not given: by chance alone it would be several points.
 LEAST_IMAGES = 200
@@ -103,23 +103,22 @@ def calibration_figures(
     Args:
         probabilities: Softmax probabilities, float32 [images, labels].
         targets: True class of each image, int64 [images].
-        groups: Group of each, int64 [images]; None for images on their own.
+        groups: Group of each, int64 [images]; None where nothing is known of them.
 
     Returns:
         `reliability` (bins of equal count: `count`, `confidence`, `accuracy`, its interval `low`, `high`, None where
-        none is honest), `reliability_sentence` (why not; None where all have one), `ece` (expected calibration error
-        over them), `ece_interval` (95 %, of the true error; None below `LEAST_GROUPS` groups, unless images are on
-        their own), `ece_by_chance` (what a perfectly calibrated network would have on average, where images of a group
-        are right or wrong together), `ece_by_chance_high` (what it would have less than in 95 of 100 such sets) and
-        `ece_sentence`; below `LEAST_IMAGES` the figures are None.
+        none is honest), `reliability_sentence` (why not, or that nothing is known of groups; None where each has an
+        honest one), `ece` (expected calibration error over them), `ece_interval` (95 %, of the true error; None below
+        `LEAST_GROUPS` groups, unless images are on their own), `ece_by_chance` (what a perfectly calibrated network
+        would have on average, where images of a group are right or wrong together), `ece_by_chance_high` (what it would
+        have less than in 95 of 100 such sets) and `ece_sentence`; below `LEAST_IMAGES` the figures are None.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == targets
     facts: dict[str, Any] = dict.fromkeys(("ece", "ece_interval", "ece_by_chance", "ece_by_chance_high"))
     units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
     bins = [_bin(confidence[rows], right[rows], units[rows]) for rows in _bins(confidence)]
-    honest = all(row["low"] is not None for row in bins)
-    facts |= {"reliability": bins, "reliability_sentence": None if honest else f"where a bin has none: {NO_INTERVAL}"}
+    facts |= {"reliability": bins, "reliability_sentence": _bins_sentence(bins, known=groups is not None)}
     if len(targets) < LEAST_IMAGES:
         facts["ece_sentence"] = (
             f"too few: {len(targets)} images, it takes {LEAST_IMAGES} to tell calibration from chance"
@@ -131,7 +130,8 @@ def calibration_figures(
     by_chance = _by_chance(confidence, units, random)
     facts["ece_by_chance"] = float(by_chance.mean())
     facts["ece_by_chance_high"] = float(np.percentile(by_chance, 95))
-    return facts | {"ece_sentence": _error_sentence(facts, len(targets), group_count=int(units.max()) + 1)}
+    group_count = None if groups is None else int(units.max()) + 1
+    return facts | {"ece_sentence": _error_sentence(facts, len(targets), group_count=group_count)}
 
 
 def _by_chance(
@@ -143,11 +143,19 @@ def _by_chance(
     return np.array([_mean_gap(confidence, right, bins) for right in draws])
 
 
-def _error_sentence(facts: Mapping[str, Any], count: int, *, group_count: int) -> str:
+def _bins_sentence(bins: Sequence[Mapping[str, float | None]], *, known: bool) -> str | None:
+    if not known:
+        return f"each interval is Wilson's, {UNKNOWN_GROUPS}"
+    return None if all(row["low"] is not None for row in bins) else f"where a bin has none: {NO_INTERVAL}"
+
+
+def _error_sentence(facts: Mapping[str, Any], count: int, *, group_count: int | None) -> str:
     bounds = f"no honest interval: {group_count} groups, and it takes {LEAST_GROUPS}"
     if facts["ece_interval"] is not None:
         low, high = facts["ece_interval"]
         bounds = f"95 % interval {low:.1%} to {high:.1%}"
+        if group_count is None:
+            bounds += f", {UNKNOWN_GROUPS}"
     return (
         f"a score is off by {facts['ece']:.1%} on average ({bounds}); perfect scores would seem off by "
         f"{facts['ece_by_chance']:.1%} on {count} images, and by up to {facts['ece_by_chance_high']:.1%} in 95 of 100 "

@@ -22,6 +22,9 @@ LEAST_GROUPS = 30
 #: Why there is none.
 NO_INTERVAL = f"no honest interval: fewer than {LEAST_GROUPS} groups, and photos of a group are right or wrong together"
 
+#: What one is worth where nothing is known of groups.
+UNKNOWN_GROUPS = "as if each image were independent; bursts make it too narrow"
+
 Interval = list[float] | None
 
 

@@ -24,6 +24,8 @@ UNEQUAL, VERY_UNEQUAL = 3.0, 10.0
 MISCALIBRATED, BADLY_MISCALIBRATED = 0.04, 0.15
 #: Share of the test photos that one group holds: advice, serious.
 LARGE_GROUP, DOMINANT_GROUP = 1 / 3, 1 / 2
+#: Share of the test photos that thresholds leave to a person: above is advice.
+MANY_LEFT = 1 / 2
 #: AUROC of photos of classes never trained on: below is advice, serious.
 UNKNOWNS_POOR, UNKNOWNS_UNSEEN = 0.8, 0.6
 
@@ -214,6 +216,25 @@ def _single_group(metrics: Mapping[str, Any]) -> Iterator[Finding]:
     )
 
 
+def _left_to_person(metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    thresholds = metrics.get("thresholds") or {}
+    share = thresholds.get("left_to_person_share")
+    if share is None or share <= MANY_LEFT:
+        return
+    lacking = [label for label, row in thresholds["classes"].items() if row["threshold"] is None]
+    count, target = len(thresholds["classes"]), thresholds["target_precision"]
+    why = f"{len(lacking)} of {count} classes have none ({listed(lacking)})" if lacking else "they are high"
+    yield Finding(
+        code="left_to_person",
+        severity="advice",
+        sentence=(
+            f"the thresholds leave {share:.0%} of the {metrics['test']['image_count']:,} test photos to a person: "
+            f"{why}; more photos, or a lower --target-precision than {target:g}, would leave fewer"
+        ),
+        facts={"share": share, "target_precision": target, "labels": lacking},
+    )
+
+
 def _unknowns(metrics: Mapping[str, Any]) -> Iterator[Finding]:
     unknowns = metrics.get("unknowns") or {}
     value = (unknowns.get("auroc") or {}).get(unknowns.get("method"))
@@ -223,8 +244,9 @@ def _unknowns(metrics: Mapping[str, Any]) -> Iterator[Finding]:
         code="unknowns",
         severity="serious" if value < UNKNOWNS_UNSEEN else "advice",
         sentence=(
-            "animals of no class are hardly noticed: with each class left out in turn, its photos were told from known "
-            f"ones with an AUROC of {value:.2f} (0.5 is chance, 1 is always); collect them in a class of their own"
+            "photos of unknown classes are told poorly: with each class left out in turn, its photos were told from "
+            f"known ones with an AUROC of {value:.2f} (0.5 is chance, 1 is always); collect them in a class of their "
+            "own"
         ),
         facts={"method": unknowns["method"], "auroc": value},
     )
@@ -238,5 +260,6 @@ RULES: tuple[Callable[[Mapping[str, Any]], Iterator[Finding]], ...] = (
     _imbalance,
     _calibration,
     _single_group,
+    _left_to_person,
     _unknowns,
 )

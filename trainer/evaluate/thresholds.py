@@ -1,12 +1,14 @@
 """The score to ask for in each class, and what asking for it does."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import NO_INTERVAL, share_interval
+from .finding import listed
+from .intervals import NO_INTERVAL, UNKNOWN_GROUPS, share_interval
 
 #: Validation images that a class's threshold must rest on: called the class, with its score or above.
 LEAST_CALLED = 10
@@ -56,7 +58,7 @@ def threshold_figures(
         test: The same of the untouched ones.
         labels: The classes' ids.
         target_precision: The share that was asked for.
-        test_groups: Group of each test image, int64 [images]; None for images on their own.
+        test_groups: Group of each test image, int64 [images]; None where nothing is known of them.
     """
     units = np.arange(len(test[1])) if test_groups is None else test_groups
     kept = {name: _kept(thresholds, *part) for name, part in (("validation", validation), ("test", test))}
@@ -72,13 +74,14 @@ def threshold_figures(
         classes[label] = row
     _, right, sure = kept["test"]
     honest = all(row["test_precision_interval"] for row in classes.values() if row["test_count"])
+    without = None if honest else f"where a class has none: {NO_INTERVAL}"
     left = float(1 - sure.mean())
     reached = f"{(right & sure).sum() / sure.sum():.1%} of the others are right" if sure.any() else "no other is left"
-    missing = _missing(thresholds, validation[0], labels)
+    missing = _missing(thresholds, validation[0], labels, target_precision=target_precision)
     return {
         "target_precision": target_precision,
         "classes": classes,
-        "interval_sentence": None if honest else f"where a class has none: {NO_INTERVAL}",
+        "interval_sentence": f"each interval is Wilson's, {UNKNOWN_GROUPS}" if test_groups is None else without,
         "left_to_person_share": left,
         "kept_accuracy": float((right & sure).sum() / sure.sum()) if sure.any() else None,
         "sentence": f"with the scores asked for, {left:.1%} of the test images are left to a person, and {reached} "
@@ -86,10 +89,19 @@ def threshold_figures(
     }
 
 
-def _missing(thresholds: Sequence[float | None], validation: NDArray[np.float32], labels: Sequence[str]) -> str:
+def _missing(
+    thresholds: Sequence[float | None],
+    validation: NDArray[np.float32],
+    labels: Sequence[str],
+    *,
+    target_precision: float,
+) -> str:
     """Which classes have no threshold, and why, as the end of a sentence."""
     called = np.bincount(validation.argmax(axis=1), minlength=len(labels))
     none = [index for index, threshold in enumerate(thresholds) if threshold is None]
+    # What the shares of so few photos can be, 1 / (1 - 0.9) being a little above 10.
+    faultless = math.ceil(1 / (1 - target_precision) - 1e-6)
+    few = f" (of fewer than {faultless:,} photos only a faultless row shows {100 * target_precision:g} %)"
     reasons = {
         f"no score that {LEAST_CALLED} validation photos reach was enough for": [
             labels[index] for index in none if called[index] >= LEAST_CALLED
@@ -98,7 +110,9 @@ def _missing(thresholds: Sequence[float | None], validation: NDArray[np.float32]
             labels[index] for index in none if called[index] < LEAST_CALLED
         ],
     }
-    said = [f"{reason} {', '.join(names)}" for reason, names in reasons.items() if names]
+    said = [f"{reason} {listed(names)}" for reason, names in reasons.items() if names]
+    if said and faultless > LEAST_CALLED and any(called[index] >= LEAST_CALLED for index in none):
+        said[0] += few
     return f"; {', and '.join(said)}: those go to a person" if said else ""
 
 

@@ -22,6 +22,7 @@ METHODS: tuple[Method, ...] = ("nearest_class_mean", "max_softmax")
 KEPT_SHARE = 0.95
 #: Training images of a class that means and heads are made of, at most.
 MOST_OF_A_CLASS = 40
+_WORDS = {"nearest_class_mean": "distance to the nearest class mean", "max_softmax": "one less the best score"}
 _STRENGTH = 0.01
 _SHORTEST = 1e-12
 # Both measures are one less a float32 near 1, rounded to 6e-8: by a smaller unit the file's rounding would be a score.
@@ -93,15 +94,15 @@ class Unknowns:
         """
         return (_raw(self.method, probabilities, features, self.means) / self.unit).astype(np.float32)
 
-    def facts(self, labels: Sequence[str]) -> dict[str, Any]:
-        """The JSON values of `metrics.json`."""
+    def facts(self, labels: Sequence[str], *, fine_tuned: bool) -> dict[str, Any]:
+        """The JSON values of `metrics.json`.
+
+        Args:
+            labels: The classes.
+            fine_tuned: Whether the backbone was trained on them, on those left out too.
+        """
         means = {method: mean_of(self.auroc[method]) for method in METHODS}
         test_means = {method: mean_of(self.test_auroc[method]) for method in METHODS}
-        words = {"nearest_class_mean": "distance to the nearest class mean", "max_softmax": "one less the best score"}
-        shown = ", ".join(
-            f"{words[method]} {'not measured' if test_means[method] is None else f'{test_means[method]:.2f}'}"
-            for method in METHODS
-        )
         return {
             "method": self.method,
             "threshold": 1.0,
@@ -114,10 +115,22 @@ class Unknowns:
                 }
                 for index, label in enumerate(labels)
             },
-            "sentence": f"the file tells unknowns by {words[self.method]}, chosen on validation; AUROC on test images "
-            f"with each class left out in turn, mean: {shown} (0.5 is chance, 1 perfect); above 1 lie "
-            f"{1 - KEPT_SHARE:.0%} of the known validation images",
+            "sentence": f"the file tells unknowns by {_WORDS[self.method]}{self._measured(test_means, fine_tuned)}; "
+            f"above 1 lie {1 - KEPT_SHARE:.0%} of the known validation images",
         }
+
+    def _measured(self, means: Mapping[Method, float | None], fine_tuned: bool) -> str:
+        """How the method was chosen and how good it is, as the middle of a sentence."""
+        if not self.auroc[self.method]:
+            return "; of two classes none can be left out, so nothing was measured and nothing chosen"
+        shown = ", ".join(
+            f"{_WORDS[method]} {'not measured' if mean is None else f'{mean:.2f}'}" for method, mean in means.items()
+        )
+        flatters = "; this flatters, since the network was trained on the class left out, too" if fine_tuned else ""
+        return (
+            f", chosen on validation; AUROC on test images with each class left out in turn, mean: {shown} (0.5 is "
+            f"chance, 1 perfect){flatters}"
+        )
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

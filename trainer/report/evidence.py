@@ -90,13 +90,18 @@ class Evidence:
         return bool(self.metrics)
 
     @property
+    def stopped(self) -> bool:
+        """Whether the run ended before it was done. One that runs writes its own page: that tells nothing."""
+        return self.state.get("state") in ("interrupted", "failed")
+
+    @property
     def ending(self) -> str:
         """How the run stands, as the end of a sentence that begins with `this run`."""
         return _ENDINGS.get(str(self.state.get("state")), "is done")
 
     def missing(self, what: str) -> str:
         """Why there is no `what`, in a sentence."""
-        if self.measured:
+        if self.measured and self.state.get("state") not in _ENDINGS:
             return (
                 f"There is no {what}: this run was made by a version of Trapline that did not write it, or the file is "
                 "gone. A new run has it."
@@ -141,10 +146,15 @@ def _read(run: Path) -> Evidence:
         lines={row["path"]: line for line, row in enumerate(division, start=2)},
         groups={row["group"]: line for line, row in reversed([*enumerate(division, start=2)]) if row.get("group")},
         left_out=Counter(row["status"] for row in _rows(run / "scan.csv", "status") if row["status"] != "ok"),
-        predictions=[_prediction(row) for row in _rows(run / "predictions.csv", "path", "part", "label", "predicted")],
+        predictions=read_predictions(run),
         suspects=_rows(run / "suspects.csv", "path", "label", "suggested"),
         duplicates=_rows(run / "duplicates.csv", "path", "other_path"),
     )
+
+
+def read_predictions(run: Path) -> list[Prediction]:
+    """The rows of `predictions.csv` in the run folder `run`, none where there is no such file."""
+    return [_prediction(row) for row in _rows(run / "predictions.csv", "path", "part", "label", "predicted")]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -29,13 +29,12 @@ def draw(metrics: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, *, e
             test["reliability"],
             folder / "reliability.png",
             title=f"{test['image_count']} test photos",
-            ece=test.get("ece"),
-            interval=test.get("ece_interval"),
+            sentences=_calibration(test),
         )
     head = metrics["head"] or {"cross_validated_loss": {}, "strength": None}
     validation = metrics["validation"]
     # Where classes count alike the accuracy is no share of the photos; of groups each epoch's answers are not kept.
-    alone = validation.get("interval_method") == "wilson"
+    alone = validation.get("interval_method") == "wilson" and validation.get("group_count") is not None
     plots.curves(
         read_epochs(metrics["history"]),
         folder / "curves.png",
@@ -48,3 +47,12 @@ def draw(metrics: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, *, e
         schedule=plan["schedule"],
         validation_count=validation["image_count"] if alone and plan["balance"] == "none" else None,
     )
+
+
+def _calibration(test: Mapping[str, Any]) -> list[str]:
+    """What the reliability diagram says: the error or why there is none, and why no bin has an interval."""
+    said = [f"calibration: {test.get('ece_sentence') or 'the run says nothing of its error'}"]
+    why = test.get("reliability_sentence")
+    if why and all(row["low"] is None for row in test["reliability"]):
+        said.append(why.removeprefix("where a bin has none: "))
+    return said

@@ -9,9 +9,9 @@ from typing import Any
 from PIL import Image
 
 from ..dataset.layout import shown
-from .evidence import Evidence, Prediction
+from .evidence import Evidence
 from .sections import sentence_of
-from .thumbnails import MOST_DUPLICATES, MOST_PHOTOS, MOST_SUSPECTS
+from .thumbnails import MOST_DUPLICATES, MOST_PHOTOS, MOST_SUSPECTS, shown_first
 
 View = dict[str, Any]
 
@@ -41,7 +41,7 @@ def photos(evidence: Evidence, *, images: bool) -> View:
         evidence: The run.
         images: Whether files may be named.
     """
-    rows = _ordered(evidence)
+    rows = shown_first(evidence.predictions)
     number = {label: index for index, label in enumerate(evidence.labels)}
     return {
         "labels": [shown(label) for label in evidence.labels],
@@ -62,7 +62,7 @@ def pieces(evidence: Evidence, thumbnails: Mapping[int, bytes]) -> list[list[str
     """The thumbnails of `photos`, in its order, in pieces, as base64; None for a photo without one."""
     if not thumbnails:
         return []
-    found = [thumbnails.get(evidence.lines.get(row.path, 0)) for row in _ordered(evidence)]
+    found = [thumbnails.get(evidence.lines.get(row.path, 0)) for row in shown_first(evidence.predictions)]
     encoded = [base64.b64encode(data).decode("ascii") if data else None for data in found]
     return [encoded[start : start + _PIECE] for start in range(0, len(encoded), _PIECE)]
 
@@ -181,10 +181,6 @@ def _without_paths(text: str, lines: Mapping[str, int]) -> str:
         for written in (path, shown(path)):
             text = text.replace(written, f"line {line}")
     return text
-
-
-def _ordered(evidence: Evidence) -> list[Prediction]:
-    return sorted(evidence.predictions, key=lambda row: (row.part != "test", -row.loss))[:MOST_PHOTOS]
 
 
 def _namer(evidence: Evidence, *, images: bool) -> Callable[[str], str]:

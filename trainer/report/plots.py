@@ -1,5 +1,6 @@
 """A run's figures as PNG: confusion matrix, reliability, the curves that chose the head, the epoch and the rate."""
 
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ Schedule = Literal["one_cycle", "constant"]
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _LARGEST_MATRIX_INCHES = 30.0
 _MOST_NAMED, _MOST_NUMBERED = 200, 40
+# In a line above the reliability diagram.
+_SENTENCE_CHARACTERS = 64
 
 
 def confusion_matrix(
@@ -44,8 +47,7 @@ def confusion_matrix(
     side = min(_LARGEST_MATRIX_INCHES, max(4.0, 0.6 * len(labels) + 2.5))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
-    size = min(10.0, 50 * side / len(labels))
-    image = draw_matrix(axes, counts, labels, font_size=size, shares=shares)
+    image = draw_matrix(axes, counts, labels, font_size=name_size(side, len(labels)), shares=shares)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
     axes.set(ylabel="true", title=title)
     save(figure, path)
@@ -72,17 +74,19 @@ def draw_matrix(
     return image
 
 
-def reliability(
-    bins: Sequence[Mapping[str, Any]], path: Path, *, title: str, ece: float | None, interval: Sequence[float] | None
-) -> None:
+def name_size(side: float, label_count: int) -> float:
+    """Font size of so many classes' names along a side of so many inches."""
+    return min(10.0, 50 * side / label_count)
+
+
+def reliability(bins: Sequence[Mapping[str, Any]], path: Path, *, title: str, sentences: Sequence[str]) -> None:
     """Writes the reliability diagram: how often answers of about equal score are right, and how many there are.
 
     Args:
         bins: `count`, `confidence` (mean score), `accuracy`, `low` and `high` (its 95 % interval, or None) of each.
         path: PNG file.
         title: Stands above it.
-        ece: Expected calibration error; None where it cannot be had.
-        interval: Its 95 % interval; None where none is honest.
+        sentences: What is below the title: the calibration error, or why there is none; likewise of bins' intervals.
     """
     filled = [row for row in bins if row["count"]]
     figure = Figure(figsize=(5.6, 6.8), layout="constrained")
@@ -98,10 +102,9 @@ def reliability(
         ]
         places = ([row["confidence"] for row in known], [row["accuracy"] for row in known])
         axes.errorbar(*places, yerr=reach, fmt="none", color=_BLUE, capsize=3, label="95 % interval")
-    told = "calibration error cannot be had" if ece is None else f"calibration error {ece:.3f}"
-    if ece is not None:
-        told += f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else " (no honest interval)"
-    axes.set(title=f"{title}\n{told}", ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    lines = [line for sentence in sentences for line in textwrap.wrap(sentence, _SENTENCE_CHARACTERS)]
+    axes.set_title("\n".join([title, *lines]), fontsize="small")
+    axes.set(ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend()
     below.vlines(confidence, 0, [row["count"] for row in filled], color=_ORANGE, linewidth=4)
     free_from = 0.0

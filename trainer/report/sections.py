@@ -29,9 +29,9 @@ def headline(evidence: Evidence) -> View:
     """The one figure that counts, how sure it is, what it was measured on; and the figures beside it."""
     metrics = evidence.metrics
     test = metrics.get("test")
+    said = evidence.state.get("error")
+    error = without_folders(said, evidence) if said else None
     if not test:
-        said = evidence.state.get("error")
-        error = without_folders(said, evidence) if said else None
         return {"accuracy": None, "sentences": [evidence.missing("test figure")], "error": error, "tiles": []}
     count, split = test["image_count"], metrics.get("split") or {}
     sentences = [
@@ -46,13 +46,17 @@ def headline(evidence: Evidence) -> View:
     if split:
         rule = _RULES.get(split.get("rule", ""), f"by {split.get('rule')}")
         sentences.append(sentence_of(f"The photos were divided {rule}: {split.get('sentence', '')}"))
+    if evidence.stopped:
+        sentences.append(
+            f"This run {evidence.ending} after this was measured. The same trainer run command goes on with it."
+        )
     if metrics.get("refit") == "all":
         sentences.append("The head in the exported file was fitted again on every photo after this was measured.")
     return {
         "accuracy": test["accuracy"],
         "interval": test.get("accuracy_interval"),
         "sentences": sentences,
-        "error": None,
+        "error": error,
         "tiles": _tiles(test, metrics.get("thresholds") or {}),
     }
 
@@ -188,7 +192,7 @@ def unknowns(evidence: Evidence) -> View:
     """How well classes that the network does not know are told from those that it does."""
     found = evidence.metrics.get("unknowns") or {}
     auroc = found.get("auroc") or {}
-    methods = [name for name in _METHODS if name in auroc]
+    methods = [name for name in _METHODS if auroc.get(name) is not None]
     rows = [
         {"label": label, "figures": [row.get(name) for name in methods]}
         for label, row in (found.get("classes") or {}).items()

@@ -14,13 +14,14 @@ from PIL import Image
 
 from ..errors import UsageError
 from ..run_folder import write_atomically
+from .evidence import Prediction, read_predictions
 
 if TYPE_CHECKING:
     from ..data import Data
 
 #: In the run folder.
 THUMBNAILS_FILE = "thumbnails.zip"
-#: Photos that a page shows at most; the test part comes first.
+#: Photos that a gallery shows at most; the test part comes first.
 MOST_PHOTOS = 10_000
 #: Rows of `suspects.csv` and of `duplicates.csv` that it shows.
 MOST_SUSPECTS, MOST_DUPLICATES = 120, 50
@@ -32,17 +33,24 @@ _BYTES_A_PIXEL = 0.6
 _BATCH = 64
 
 
+def shown_first(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The photos of the gallery, in its order: the test part before validation, the largest loss first."""
+    return sorted(predictions, key=lambda row: (row.part != "test", -row.loss))[:MOST_PHOTOS]
+
+
 def shown_positions(data: "Data", run: Path) -> list[int]:
-    """Positions of the photos that the report shows: test and validation, and the first that other files name.
+    """Positions of the photos that the report shows: those of the gallery, and the first that other files name.
 
     Args:
         data: The photos and their parts.
-        run: The run folder, with `suspects.csv` and `duplicates.csv` where there are such photos.
+        run: The run folder, with `predictions.csv`, and with `suspects.csv` and `duplicates.csv` where there are such
+            photos.
     """
-    measured = [*data.positions("test"), *data.positions("val")][:MOST_PHOTOS]
+    position = {photo.path: index for index, photo in enumerate(data.scan.photos)}
+    measured = [position[row.path] for row in shown_first(read_predictions(run))]
     named = _paths(run / "suspects.csv", MOST_SUSPECTS) | _paths(run / "duplicates.csv", MOST_DUPLICATES)
     others = [index for index, photo in enumerate(data.scan.photos) if photo.path in named]
-    return list(dict.fromkeys([*others, *measured]))[:MOST_PHOTOS]
+    return list(dict.fromkeys([*others, *measured]))
 
 
 def page_bytes(count: int) -> int:

@@ -129,8 +129,11 @@ function drawPage() {
 }
 
 function turn(by) {
+  const used = document.activeElement;
   page += by;
   drawPage();
+  // A disabled button loses the focus to the page, and the keys with it.
+  if (used.disabled) byId(by > 0 ? "page-before" : "page-after").focus({ preventScroll: true });
   byId("photos").scrollIntoView();
 }
 
