@@ -75,7 +75,8 @@ def train(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]
     head = frozen_head(setting, data, plan, features)
     history = _unfrozen(setting, data, plan)
     epoch = best_epoch(history).epoch if history else 0
-    if history:
+    # One row alone: the first epoch broke down, which was said.
+    if len(history) > 1:
         setting.report.say(kept(history, head=head is not None))
     stage = "head" if epoch == 0 and head is not None else "finetune"
     plan = plan | {"stage": stage, "epoch": epoch, "head_strength": head.strength if head else None}

@@ -197,6 +197,19 @@ def test_a_last_step_that_breaks_the_network_is_seen(tmp_path, pretrained, ema_d
         assert all(np.isfinite([value for value in asdict(row).values() if value is not None]).all() for row in rows)
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_network_that_gives_no_numbers_is_not_trained(tmp_path, pretrained):
+    """What the network answers before the first step is looked at, too."""
+    network = replace(build(), pretrained=pretrained)
+    with torch.no_grad():
+        network.head.bias[0] = float("nan")
+    with pytest.raises(
+        TrainerError, match=r"before anything was trained, of (\d\.jpg, ){3}3\.jpg and 6 more; give other"
+    ):
+        train(tmp_path, network=network)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):
     """Where no checkpoint can be written, one sentence says so and training ends as it would have."""
     whole, history = train(tmp_path / "whole")

@@ -25,7 +25,7 @@ from .part import Part
 from .plan import Plan
 from .schedule import WARM_UP_SHARE
 from .steps import NotFinite, Steps
-from .validating import Validating, history_row
+from .validating import Seen, Validating, history_row
 
 # Steps whose mean loss is told: one batch's alone leaps.
 _TOLD_STEPS = 20
@@ -121,7 +121,7 @@ class _Loop:
         self.steps = Steps(backbone, train, plan=plan, device=device, world=world)
         position = saved.restore(checkpoint, backbone, self.steps, world)
         if position is None:
-            seen = self.validating.ask()
+            seen = self._asked_before()
             row = history_row(seen, seen, seen["losses"], epoch=0, train_loss=None, rate=0.0)
             position = saved.Position(epoch=1, step=0, loss_sum=0.0, history=[row])
             self.best, start = saved.state(backbone), {key: torch.from_numpy(value) for key, value in seen.items()}
@@ -169,7 +169,7 @@ class _Loop:
         rate = steps.rate(epoch, steps.count - 1)
         with steps.averaged_weights():
             # What the epoch's last step broke shows here alone.
-            seen, lowest = self.validating.ask_for_numbers(), position.lowest
+            seen, lowest = self.validating.ask(), position.lowest
             self._validation_figures = self.validating.figures(epoch, seen)
             if lowest is None or seen["losses"].mean() < lowest.mean():
                 lowest = seen["losses"]
@@ -203,16 +203,28 @@ class _Loop:
             validation=validation,
         )
 
+    def _asked_before(self) -> Seen:
+        """What validation says of the network as it came."""
+        try:
+            return self.validating.ask()
+        except NotFinite as error:
+            raise TrainerError(
+                f"the validation loss is no number before anything was trained, of {self._named(error)}; give other "
+                "--weights"
+            ) from error
+
+    def _named(self, error: NotFinite) -> str:
+        part = self.validating.part if error.in_validation else self._train
+        more = f" and {len(error.positions) - 4} more" if len(error.positions) > 4 else ""
+        return ", ".join(part.names[position] for position in error.positions[:4]) + more
+
     def give_up(self, epoch: int, error: NotFinite) -> None:
         """Ends the stage with the best weights so far, where anything had been learned."""
-        part = self.validating.part if error.in_validation else self._train
-        names = ", ".join(part.names[position] for position in error.positions[:4])
-        more = f" and {len(error.positions) - 4} more" if len(error.positions) > 4 else ""
         what, where = (
             ("validation", "after the last step, of") if error.in_validation else ("training", "in the batch of")
         )
         sentence = (
-            f"the {what} loss stopped being a number in epoch {epoch}, {where} {names}{more}; "
+            f"the {what} loss stopped being a number in epoch {epoch}, {where} {self._named(error)}; "
             f"try a lower --learning-rate than {self._plan.learning_rate:g}"
         )
         kept = best_epoch(self.position.history).epoch
