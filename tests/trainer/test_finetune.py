@@ -113,7 +113,7 @@ def test_a_checkpoint_inside_an_epoch_saves_its_steps(tmp_path):
 def test_the_best_epoch_is_kept(tmp_path):
     """The weights given back answer as the best row of the history says."""
     network, history = train(tmp_path)
-    best = best_epoch(history)
+    best = best_epoch(history, pretrained=False)
     probabilities = predict(network, part(10, 1), batch_size=4, device=CPU)
     assert cross_entropy(probabilities, part(10, 1).targets) == pytest.approx(best.validation_loss, abs=1e-6)
     assert [row.epoch for row in history] == list(range(len(history)))
@@ -125,7 +125,7 @@ def test_patience_ends_training_early(tmp_path):
     plan = replace(PLAN, epochs=50, patience=2)
     _, history = train(tmp_path, plan, train_part=part(64, 0), validation=swapped)
     after_peak = math.ceil(50 * schedule.WARM_UP_SHARE)
-    assert history[-1].epoch - max(after_peak, best_epoch(history).epoch) == 2
+    assert history[-1].epoch - max(after_peak, best_epoch(history, pretrained=False).epoch) == 2
     assert len(history) < 51
 
 
@@ -143,16 +143,44 @@ def row(epoch, loss, accuracy, *, standard_error=0.02):
 def test_an_epoch_must_be_better_in_loss_and_not_worse_in_accuracy():
     """What fine-tuning gives replaces the head only where validation says so on both counts."""
     head = row(0, 0.5, 0.8)
-    assert best_epoch([head, row(1, 0.4, 0.79), row(2, 0.6, 0.9)]) == head
-    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.45, 0.9)]).epoch == 1
-    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.39, 0.8)]).epoch == 2
+    assert best_epoch([head, row(1, 0.4, 0.79), row(2, 0.6, 0.9)], pretrained=True) == head
+    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.45, 0.9)], pretrained=True).epoch == 1
+    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.39, 0.8)], pretrained=True).epoch == 2
 
 
 def test_the_head_gives_way_only_to_more_than_one_standard_error():
     """A gain that chance explains does not replace the head; the next epochs are compared as they are."""
     head = row(0, 0.5, 0.8)
-    assert best_epoch([head, row(1, 0.45, 0.8, standard_error=0.06)]) == head
-    assert best_epoch([head, row(1, 0.43, 0.8, standard_error=0.06)]).epoch == 1
+    assert best_epoch([head, row(1, 0.45, 0.8, standard_error=0.06)], pretrained=True) == head
+    assert best_epoch([head, row(1, 0.43, 0.8, standard_error=0.06)], pretrained=True).epoch == 1
+
+
+def test_chance_does_not_compete():
+    """What was not pretrained began with chance, which may be ahead on validation: a trained epoch is kept."""
+    chance = row(0, 0.69, 0.5)
+    history = [chance, row(1, 0.8, 0.4), row(2, 0.75, 0.4), row(3, 0.74, 0.3)]
+    assert best_epoch(history, pretrained=False).epoch == 2
+    assert best_epoch(history, pretrained=True) == best_epoch([chance], pretrained=False) == chance
+    said = "kept epoch 2 of 3: validation loss 0.750, accuracy 40.0% (before training: 0.690, 50.0%)"
+    assert kept(history, head=False) == f"{said}; next to nothing was learned: try more --epochs"
+    assert "next to nothing" not in kept([chance, row(1, 0.6, 0.4)], head=False)
+
+
+def test_a_network_from_nothing_is_left_as_its_best_epoch(tmp_path):
+    """On swapped labels every epoch is worse than chance; the weights given back are the first one's all the same."""
+    swapped, seen = replace(part(10, 1), targets=1 - part(10, 1).targets), []
+    network = build()
+    network, history = train(
+        tmp_path,
+        replace(PLAN, learning_rate=0.01, ema_decay=0.0),
+        network=network,
+        validation=swapped,
+        each=lambda _row: seen.append(tensors(network)),
+    )
+    best = best_epoch(history, pretrained=False)
+    assert best.epoch > 0
+    assert best.validation_loss > history[0].validation_loss
+    assert tensors(network) == seen[best.epoch]
 
 
 def test_a_loss_that_is_no_number_is_a_sentence(tmp_path):
@@ -240,7 +268,7 @@ def test_progress_tells_the_figures(tmp_path, balance):
     last = events[-1].validation
     assert last.loss == pytest.approx(history[-1].validation_loss)
     assert events[-1].figures.endswith(f", validation {last.accuracy:.1%} loss {last.loss:.3f}")
-    if best_epoch(history).epoch == 3:
+    if best_epoch(history, pretrained=False).epoch == 3:
         right = predict(network, validation, batch_size=8, device=CPU).argmax(axis=1) == validation.targets
         assert last.accuracy == pytest.approx(right.mean())
         assert last.balanced_accuracy == pytest.approx((right[::2].mean() + right[1::2].mean()) / 2)
@@ -268,8 +296,7 @@ def test_a_checkpoint_after_failed_ones_is_whole(tmp_path):
 
 def test_a_position_is_never_newer_than_the_best_weights(tmp_path, monkeypatch):
     """Where the best weights cannot be written, the position stays back: its history would name what is not there."""
-    for module in (history_module, finetune):
-        monkeypatch.setattr(module, "beats", lambda _row, _best: True)
+    monkeypatch.setattr(history_module, "beats", lambda _row, _best: True)
     plan, path = replace(PLAN, checkpoint_seconds=0.0), tmp_path / "run" / "best.safetensors"
     whole, history = train(tmp_path / "whole", plan)
 

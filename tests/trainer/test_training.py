@@ -16,7 +16,7 @@ def setting(said=None, **config):
         world=SimpleNamespace(first=False, told=lambda value: value),
         report=SimpleNamespace(say=[].append if said is None else said.append),
         progress=lambda _phase: None,
-        backbone=None,
+        backbone=SimpleNamespace(pretrained=True),
         device=None,
         folder=None,
         checkpoint=None,

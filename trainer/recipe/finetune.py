@@ -20,7 +20,7 @@ from ..errors import TrainerError
 from ..progress import Progress, Validation
 from ..world import World
 from . import checkpoint as saved
-from .history import Epoch, beats, best_epoch
+from .history import Epoch, best_epoch
 from .part import Part
 from .plan import Plan
 from .schedule import WARM_UP_SHARE
@@ -53,6 +53,8 @@ def finetune(
 ) -> list[Epoch]:
     """Trains all layers; leaves the best epoch's weights in `backbone`, those it came with where no epoch beat them.
 
+    What a network came with that was not pretrained is beaten by any epoch.
+
     Args:
         backbone: The network with its fitted head, on `device`.
         train: Training images.
@@ -69,7 +71,7 @@ def finetune(
         answered: Told what validation images were taken for in each epoch, just before `each`.
 
     Returns:
-        The history, epoch 0 first. The best row is `best_epoch(history)`.
+        The history, epoch 0 first. The best row is that of `best_epoch`.
 
     Raises:
         TrainerError: There is not enough memory for a batch, or the loss is not finite before anything was learned.
@@ -140,7 +142,7 @@ class _Loop:
         """
         plan = self._plan
         peak = math.ceil(plan.epochs * WARM_UP_SHARE) if plan.schedule == "one_cycle" else 0
-        return epoch - 1 - max(best_epoch(self.position.history).epoch, peak) >= plan.patience
+        return epoch - 1 - max(self._best_row().epoch, peak) >= plan.patience
 
     def epoch(
         self,
@@ -174,7 +176,7 @@ class _Loop:
             if lowest is None or seen["losses"].mean() < lowest.mean():
                 lowest = seen["losses"]
             row = history_row(seen, self._start, lowest, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
-            if beats(row, best_epoch(history)):
+            if best_epoch([*history, row], pretrained=self._backbone.pretrained) is row:
                 # The best weights first: stopped in between, the epoch is done again and writes the same bytes.
                 self.best = saved.state(self._backbone)
                 self._write_best()
@@ -203,6 +205,9 @@ class _Loop:
             validation=validation,
         )
 
+    def _best_row(self) -> Epoch:
+        return best_epoch(self.position.history, pretrained=self._backbone.pretrained)
+
     def _asked_before(self) -> Seen:
         """What validation says of the network as it came."""
         try:
@@ -227,7 +232,7 @@ class _Loop:
             f"the {what} loss stopped being a number in epoch {epoch}, {where} {self._named(error)}; "
             f"try a lower --learning-rate than {self._plan.learning_rate:g}"
         )
-        kept = best_epoch(self.position.history).epoch
+        kept = self._best_row().epoch
         if kept == 0 and not self._backbone.pretrained:
             raise TrainerError(sentence)
         self._say(f"{sentence}. What was best before is kept: {'the head' if kept == 0 else f'epoch {kept}'}")

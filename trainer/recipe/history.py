@@ -45,24 +45,28 @@ def beats(row: Epoch, other: Epoch) -> bool:
     return lower and row.validation_accuracy >= other.validation_accuracy
 
 
-def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """The row whose weights are kept: the last that beat all kept before it."""
-    best = history[0]
-    for row in history[1:]:
+def best_epoch(history: Sequence[Epoch], *, pretrained: bool) -> Epoch:
+    """The row whose weights are kept: the last that beat all kept before it.
+
+    Where nothing was `pretrained`, epoch 0 is chance, which may be ahead of a first epoch on validation: it does not
+    compete.
+    """
+    rows = history if pretrained or len(history) == 1 else history[1:]
+    best = rows[0]
+    for row in rows[1:]:
         if beats(row, best):
             best = row
     return best
 
 
 def kept(history: Sequence[Epoch], *, head: bool) -> str:
-    """Which epoch is kept, and where validation turned, in words."""
-    best, first, last = best_epoch(history), history[0], history[-1]
+    """Which epoch is kept, and where validation turned, in words; `head` tells whether it began with a fitted one."""
+    best, first, last = best_epoch(history, pretrained=head), history[0], history[-1]
     figures = f"validation loss {best.validation_loss:.3f}, accuracy {best.validation_accuracy:.1%}"
     if best.epoch == 0:
-        what = "the head alone is what is exported" if head else "nothing was learned: try more --epochs"
         sentence = (
             f"fine-tuning for {last.epoch} epochs did not beat what it began with on validation ({figures}) "
-            f"by more than one standard error; {what}"
+            "by more than one standard error; the head alone is what is exported"
         )
     else:
         since = "the head alone" if head else "before training"
@@ -70,6 +74,8 @@ def kept(history: Sequence[Epoch], *, head: bool) -> str:
             f"kept epoch {best.epoch} of {last.epoch}: {figures} "
             f"({since}: {first.validation_loss:.3f}, {first.validation_accuracy:.1%})"
         )
+        if best.validation_loss >= first.validation_loss:
+            sentence += "; next to nothing was learned: try more --epochs"
     turned = turning_point(history)
     return sentence if turned is None else f"{sentence}\nover-training: {rise(turned, last)}"
 
