@@ -155,6 +155,26 @@ def test_the_head_gives_way_only_to_more_than_one_standard_error():
     assert best_epoch([head, row(1, 0.43, 0.8, standard_error=0.06)], pretrained=True).epoch == 1
 
 
+def test_equal_accuracies_are_equal_however_they_are_rounded():
+    """Weighted, the same photos right in another order give another last digit."""
+    head, worse = row(0, 0.5, 0.8), 0.8 - 1e-16
+    assert worse < 0.8
+    assert best_epoch([head, row(1, 0.4, worse), row(2, 0.3, worse - 1e-16)], pretrained=True).epoch == 2
+    assert best_epoch([head, row(1, 0.4, 0.8 - 1e-5)], pretrained=True) == head
+
+
+def test_why_the_head_is_kept_is_told():
+    """The loss, or the accuracy where some epoch's loss was low enough."""
+    head = row(0, 0.5, 0.8)
+    assert (
+        "(validation loss 0.500, accuracy 80.0%): no epoch's loss was lower by more than one standard error; the"
+        in kept([head, row(1, 0.49, 0.9)], head=True)
+    )
+    assert "): where the loss was lower by more than one standard error, accuracy was lower, too; the head" in kept(
+        [head, row(1, 0.4, 0.79), row(2, 0.6, 0.7)], head=True
+    )
+
+
 def test_chance_does_not_compete():
     """What was not pretrained began with chance, which may be ahead on validation: a trained epoch is kept."""
     chance = row(0, 0.69, 0.5)
