@@ -14,6 +14,7 @@ from trainer.recipe.history import Epoch, best_epoch, kept, turning_point
 from trainer.recipe.part import Part, cross_entropy, losses, predict
 from trainer.recipe.plan import Plan
 from trainer.recipe.steps import Steps
+from trainer.recipe.validating import Validating
 from trainer.run_folder import read_tensors
 from trainer.world import World
 
@@ -108,6 +109,24 @@ def test_a_checkpoint_inside_an_epoch_saves_its_steps(tmp_path):
         train(tmp_path, plan, report=stop)
     train(tmp_path, plan, report=lambda event: taken.append(event.done))
     assert taken == [5, 6, 6]
+
+
+def test_stopped_in_validation_the_last_step_is_told_again(tmp_path, monkeypatch):
+    """The row of the epoch cuts what an earlier process told of its last step: the step must be taken again."""
+    plan, asked, taken = replace(PLAN, checkpoint_seconds=0.0), [], []
+    ask = Validating.ask
+
+    def stop(self):
+        asked.append(1)
+        if len(asked) == 3:
+            raise Stopped
+        return ask(self)
+
+    monkeypatch.setattr(Validating, "ask", stop)
+    with pytest.raises(Stopped):
+        train(tmp_path, plan)
+    train(tmp_path, plan, report=lambda event: taken.append(event.done))
+    assert taken == [4, 4, 5, 6, 6]
 
 
 def test_the_best_epoch_is_kept(tmp_path):
@@ -330,7 +349,7 @@ def test_a_position_is_never_newer_than_the_best_weights(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(path.parent, plan, report=report)
     facts = read_tensors(path.parent / "progress.safetensors")[1]
-    assert (facts["epoch"], facts["step"]) == (1, 2)
+    assert (facts["epoch"], facts["step"]) == (1, 1)
     path.rmdir()
     (tmp_path / "before").rename(path)
     again, resumed = train(path.parent, plan)

@@ -164,7 +164,9 @@ class _Loop:
             taken((epoch - 1) * steps.count + step + 1, value, steps.rate(epoch, step))
             self._last_losses.append(value)
             report(self.progress(epoch, (epoch - 1) * steps.count + step + 1))
-            if self._world.first and time.monotonic() - written >= plan.checkpoint_seconds:
+            # Whoever goes on after the last one would tell the epoch's row, which cuts what was told of that step.
+            inside = step + 1 < steps.count
+            if inside and self._world.first and time.monotonic() - written >= plan.checkpoint_seconds:
                 here = replace(position, epoch=epoch, step=step + 1, loss_sum=loss_sum)
                 self._write(here)
                 written = time.monotonic()
@@ -186,7 +188,7 @@ class _Loop:
 
     def progress(self, epoch: int, done: int) -> Progress:
         """How far training is after `done` steps of all, in `epoch`."""
-        # Gone on from an epoch's last step, this process has taken none yet.
+        # Where an earlier version wrote a checkpoint after an epoch's last step, this process has taken none yet.
         loss = float(np.mean(self._last_losses)) if self._last_losses else self.position.history[-1].train_loss
         validation, figures = self._validation_figures, f"epoch {epoch} of {self._plan.epochs}"
         if loss is not None:
