@@ -10,10 +10,11 @@ from trainer import backbone
 from trainer.errors import TrainerError
 from trainer.recipe import finetune, schedule
 from trainer.recipe import history as history_module
+from trainer.recipe import steps as steps_module
 from trainer.recipe.history import Epoch, best_epoch, kept, turning_point
 from trainer.recipe.part import Part, cross_entropy, losses, predict
 from trainer.recipe.plan import Plan
-from trainer.recipe.steps import Steps
+from trainer.recipe.steps import Steps, in_bfloat16
 from trainer.recipe.validating import Validating
 from trainer.run_folder import read_tensors
 from trainer.world import World
@@ -355,6 +356,28 @@ def test_a_position_is_never_newer_than_the_best_weights(tmp_path, monkeypatch):
     again, resumed = train(path.parent, plan)
     assert tensors(again) == tensors(whole)
     assert resumed == history
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_steps_are_in_bfloat16_where_a_gpu_has_it(monkeypatch, emulated):
+    """Not where it would be emulated, and never on a processor, whose figures are promised to the last digit."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not emulated
+    )
+    assert in_bfloat16(torch.device("cuda")) is not emulated
+    monkeypatch.setattr(steps_module, "fast_bfloat16", lambda _device: True)
+    assert not in_bfloat16(CPU)
+
+
+def test_a_step_is_taken_in_the_precision_of_its_device(monkeypatch):
+    """The network's own answers are in bfloat16 where steps are."""
+    for chosen, kind in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(steps_module, "in_bfloat16", lambda _device, chosen=chosen: chosen)
+        network, seen = build(), []
+        steps = steps_of(network)
+        network.head.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output.dtype))
+        steps.take(steps.order(1), epoch=1, step=0)
+        assert set(seen) == {kind}
 
 
 def steps_of(network, plan=PLAN, count=16):
