@@ -127,7 +127,7 @@ def _planned(
         stale.unlink()
     plan, features = _new_plan(setting, fits, choices)
     tell_needs(setting, fits(plan["fit"]), plan, training_plan(config, plan), fitted=features is not None)
-    if config.learning_rate == "auto":
+    if config.learning_rate == "auto" and config.epochs:
         plan = _with_found_rate(setting, fits(plan["fit"]), plan, features)
     if world.first:
         write_json(path, plan)

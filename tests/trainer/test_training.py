@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from trainer import head_stage, training
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, UsageError
+from trainer.planning import earlier_plan
 from trainer.recipe.history import Epoch
+from trainer.run_folder import write_json
 
 
 def setting(said=None, **config):
@@ -62,3 +64,36 @@ def test_features_that_are_no_numbers_name_their_photos(monkeypatch, value):
         TrainerError, match=r"no numbers .*, of fox/4\.jpg, .*, fox/7\.jpg and 1 more; give other --weights"
     ):
         head_stage.training_features(setting(), data, {})
+
+
+@pytest.mark.parametrize(("epochs", "looks"), [(0, 0), (1, 1)])
+def test_no_rate_is_looked_for_where_none_is_used(monkeypatch, tmp_path, epochs, looks):
+    """`--learning-rate auto --epochs 0` trains the head alone: a range test would be for nothing."""
+    looked = []
+    monkeypatch.setattr(training, "earlier_plan", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(training, "_new_plan", lambda *_: ({"fit": "stretch"}, None))
+    monkeypatch.setattr(training, "training_plan", lambda *_: None)
+    monkeypatch.setattr(training, "tell_needs", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(training, "_with_found_rate", lambda _setting, _data, plan, _features: looked.append(1) or plan)
+    asked = setting(epochs=epochs, learning_rate="auto")
+    asked.folder = tmp_path
+    training._planned(asked, lambda _fit: None, {})
+    assert len(looked) == looks
+
+
+@pytest.mark.parametrize(
+    ("weights", "named", "back"),
+    [
+        ("auto", "auto: torchvision has", ""),
+        ("none", "none: by other versions perhaps, chance gives", ""),
+        ("deer.pth", "deer.pth: it holds", "bring the old file back or "),
+    ],
+)
+def test_weights_that_changed_are_named_for_what_they_are(tmp_path, weights, named, back):
+    """Nobody is sent for a file that there never was."""
+    plan, config = tmp_path / "plan.json", SimpleNamespace(weights=weights)
+    write_json(plan, {"weights_digest": "before"})
+    sentence = f"--weights {named} other weights than when this run began; {back}name a new --out folder"
+    with pytest.raises(UsageError) as raised:
+        earlier_plan(plan, config, choices={"weights_digest": "now"}, report=SimpleNamespace())
+    assert str(raised.value) == sentence

@@ -1,7 +1,8 @@
 """One optimiser step after another, on this process's share of each batch.
 
-Every random choice follows from the seed, the epoch and the step, so that a run which goes on from any step ends with
-the same bytes as one that was never stopped, and several processes take the very step that one would take.
+Every random choice follows from the seed, the epoch and the step, so that a run which goes on from any step ends, on a
+CPU, with the same bytes as one that was never stopped, and several processes take the very step that one would take. On
+a GPU kernels add in any order, and the last digits may differ.
 """
 
 from collections.abc import Callable, Iterator
