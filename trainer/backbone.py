@@ -89,7 +89,7 @@ def build(name: str, *, label_count: int, image_px: int, weights: str) -> Backbo
         weights: `auto` (torchvision's default weights, from torch's cache or downloaded), `none`, or a file's path.
 
     Raises:
-        WeightsError: The weights cannot be had, or hold other tensors than the builder's.
+        WeightsError: The weights cannot be had, hold other tensors than the builder's, or values that are no numbers.
         UsageError: The builder cannot take images of that size.
     """
     network = _construct(name, image_px, pretrained=weights != "none")
@@ -236,6 +236,12 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], *, name: str, head_pa
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise WeightsError(f"--weights: {source} does not fit {name}: it {what} {', '.join(keys[:3])}{more}")
+    for key, value in wanted.items():
+        # As the network will have them: float64 may hold what float32 cannot.
+        if expected[key].is_floating_point() and not value.to(expected[key].dtype).isfinite().all():
+            raise WeightsError(
+                f"--weights: {source} has values in {key} that are no finite numbers; give a state dict without such"
+            )
     network.load_state_dict(wanted, strict=False)
 
 

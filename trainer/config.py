@@ -112,8 +112,6 @@ class StudyConfig(TrainingOptions):
     def _can_be_studied(self) -> Self:
         if self.fit == "auto":
             raise ValueError("--fit auto would choose by photos that small sizes lack; name a fit")
-        if self.weights == "none" and not self.epochs:
-            raise ValueError("--weights none with --epochs 0 trains nothing; give --epochs, or weights")
         return self
 
     def as_run(self) -> RunConfig:

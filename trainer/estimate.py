@@ -78,7 +78,8 @@ def _work(setting: Setting, data: Data, training: Plan, *, views: int, has_featu
         facts = read_facts(folder / "progress.safetensors")
         epochs = max(0.0, epochs - (facts["epoch"] - 1) - facts["step"] / steps)
     has_head = not setting.backbone.pretrained or (folder / "head.safetensors").is_file()
-    looks_for_rate = setting.config.learning_rate == "auto" and not (setting.folder / PLAN_FILE).is_file()
+    asked_for_rate = setting.config.learning_rate == "auto" and training.epochs > 0
+    looks_for_rate = asked_for_rate and not (setting.folder / PLAN_FILE).is_file()
     return Work(
         photos=photos,
         label_count=len(data.scan.labels),

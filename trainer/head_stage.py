@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .backbone import Backbone
 from .data import Data
+from .errors import TrainerError
 from .fit_choice import FITS, choose_fit, table
 from .recipe import augment, probe
 from .run_folder import read_tensors, write_tensors
@@ -44,16 +45,31 @@ def with_chosen_fit(
 def training_features(
     setting: Setting, data: Data, plan: dict[str, Any], *, phase: str = "features"
 ) -> NDArray[np.float32]:
-    """Features of the training photos: float32 [views, photos, features]."""
-    return features_of(
+    """Features of the training photos: float32 [views, photos, features].
+
+    Raises:
+        TrainerError: The network's answers are no numbers.
+    """
+    positions = data.positions("train")
+    found = features_of(
         setting.backbone,
         data,
-        data.positions("train"),
+        positions,
         plan=plan,
         device=setting.device,
         world=setting.world,
         report=setting.progress(phase),
     )
+    # A sum is finite only where all of it is, and takes no room.
+    with np.errstate(over="ignore", invalid="ignore"):
+        broken = np.flatnonzero(~np.isfinite(found.sum(axis=(0, 2))))
+    if len(broken):
+        names = ", ".join(data.scan.photos[positions[number]].path for number in broken[:4])
+        more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
+        raise TrainerError(
+            f"the network's features are no numbers before anything was trained, of {names}{more}; give other --weights"
+        )
+    return found
 
 
 def features_of(

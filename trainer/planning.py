@@ -35,9 +35,12 @@ def earlier_plan(path: Path, config: RunConfig, *, choices: dict[str, Any], repo
         return None
     plan = read_json(path)
     if plan["weights_digest"] != choices["weights_digest"]:
+        # Only a file that the run was given can be brought back.
+        named = {"auto": "auto: torchvision has", "none": "none: by other versions perhaps, chance gives"}
+        back = "" if config.weights in named else "bring the old file back or "
         raise UsageError(
-            f"--weights: {config.weights} holds other weights than when this run began; "
-            "bring the old file back or name a new --out folder"
+            f"--weights {named.get(config.weights, f'{config.weights}: it holds')} other weights than when this run "
+            f"began; {back}name a new --out folder"
         )
     changed = [name for name in ("versions", "device", "processes") if plan.get(name) != choices[name]]
     if changed:

@@ -158,12 +158,15 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
     if state_path.exists() and not isinstance(state.get("config"), dict):
         # Many programs have a file of this name: what is in such a folder is not ours to write over.
         raise UsageError(f"--out: {state_path} names no options, so {path} is no run folder; name a new folder")
-    if state and not (path / PLAN_FILE).exists():
+    untrained = bool(state) and _untrained(path, state)
+    if untrained:
         # It ended before anything was trained, by a mistake in the options or the photos: mending it is no other run.
         state = {}
     if state:
         _same_options(path, state["config"], identity)
     with _locked(path, "--out: "):
+        if untrained:
+            (path / PLAN_FILE).unlink(missing_ok=True)
         for leftover in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
             # Of a process that was killed while it wrote: nobody else writes here.
             leftover.unlink(missing_ok=True)
@@ -173,6 +176,19 @@ def open_run(path: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
 def _is_anothers(entry: Path) -> bool:
     """Whether a file in a folder without a state is none of a run that was killed amid its first write."""
     return entry.name != _LOCK and not entry.match(f".{STATE_FILE}.*.tmp")
+
+
+def _untrained(path: Path, state: Mapping[str, Any]) -> bool:
+    """Whether a run ended before it had a plan, or failed before it had a head or a step to go on from."""
+    if not (path / PLAN_FILE).exists():
+        return True
+    # A study keeps what it trained in its points' folders.
+    trained = (path / "checkpoint" / name for name in ("head.safetensors", "progress.safetensors"))
+    return (
+        state.get("state") == "failed"
+        and state["config"].get("verb") != "study"
+        and not any(file.exists() for file in trained)
+    )
 
 
 def finished_state(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Trained:
     @property
     def epoch(self) -> int:
         """The unfrozen epoch whose weights are kept; 0 for the head."""
-        return best_epoch(self.history).epoch if self.history else 0
+        return _epoch(self.history, self.backbone)
 
 
 def train(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]) -> Trained:
@@ -74,8 +74,9 @@ def train(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]
     _show_sample(setting, data)
     head = frozen_head(setting, data, plan, features)
     history = _unfrozen(setting, data, plan)
-    epoch = best_epoch(history).epoch if history else 0
-    if history:
+    epoch = _epoch(history, setting.backbone)
+    # One row alone: the first epoch broke down, which was said.
+    if len(history) > 1:
         setting.report.say(kept(history, head=head is not None))
     stage = "head" if epoch == 0 and head is not None else "finetune"
     plan = plan | {"stage": stage, "epoch": epoch, "head_strength": head.strength if head else None}
@@ -90,6 +91,10 @@ def train(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]
         history=history,
         plan=plan,
     )
+
+
+def _epoch(history: list[Epoch], backbone: Backbone) -> int:
+    return best_epoch(history, pretrained=backbone.pretrained).epoch if history else 0
 
 
 def found_rate(setting: Setting, fits: Callable[[str], Data], choices: dict[str, Any]) -> Found:
@@ -122,7 +127,7 @@ def _planned(
         stale.unlink()
     plan, features = _new_plan(setting, fits, choices)
     tell_needs(setting, fits(plan["fit"]), plan, training_plan(config, plan), fitted=features is not None)
-    if config.learning_rate == "auto":
+    if config.learning_rate == "auto" and config.epochs:
         plan = _with_found_rate(setting, fits(plan["fit"]), plan, features)
     if world.first:
         write_json(path, plan)

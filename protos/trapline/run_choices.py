@@ -84,6 +84,12 @@ class TrainingChoices(RecipeChoices):
         None, ge=1, le=10_000, description="Epochs without a better one before it stops; default: half, at least 3."
     )
 
+    @model_validator(mode="after")
+    def _trains_something(self) -> Self:
+        if self.weights == "none" and not self.epochs:
+            raise ValueError("--weights none with --epochs 0 trains nothing; give --epochs, or weights")
+        return self
+
 
 class RunChoices(TrainingChoices):
     """All of a run."""

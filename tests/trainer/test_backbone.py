@@ -77,6 +77,23 @@ def test_wrong_weights_are_named(tmp_path):
             backbone.build("mobilenet_v3_small", label_count=2, image_px=32, weights=str(tmp_path / name))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    """A tensor that the network would not have as finite numbers is named; the head's, which is left out, may be so."""
+    torch.manual_seed(1)
+    state = models.mobilenet_v3_small(weights=None).state_dict()
+    state["classifier.3.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "weights.pth")
+    backbone.build("mobilenet_v3_small", label_count=2, image_px=32, weights=str(tmp_path / "weights.pth"))
+    state["features.0.1.running_var"] = state["features.0.1.running_var"].double()
+    state["features.0.1.running_var"][3] = value
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(
+        WeightsError, match=r"weights\.pth has values in features\.0\.1\.running_var that are no finite"
+    ):
+        backbone.build("mobilenet_v3_small", label_count=2, image_px=32, weights=str(tmp_path / "weights.pth"))
+
+
 def test_weights_that_cannot_be_downloaded_say_what_to_do(tmp_path, monkeypatch):
     """Offline, `auto` names the file, the folder it belongs in, and the two other ways."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from trainer.dataset.cache import PixelCache
-from trainer.dataset.cache.folder import rules_digest
+from trainer.dataset.cache.folder import IMAGES_FILE, rules_digest
 from trainer.dataset.cache.index import Facts
 from trainer.errors import TrainerError
 from trapline.preprocessing import rules
@@ -79,6 +79,16 @@ def test_what_was_put_is_found_by_another_opening(tmp_path):
         assert (found[key(1)].row, found[key(1)].facts) == (row, large)
         assert np.array_equal(cache.pixels([row]), drawn(1)[None])
         assert cache.failures([key(1), key(2)]) == {key(2): "it is cut off"}
+
+
+def test_copies_put_at_the_same_time_take_one_row(tmp_path):
+    """The second one's row is the next photo's, so that none is lost."""
+    with PixelCache.open(tmp_path, RULES) as cache:
+        rows = [cache.put(key(number), drawn(number), facts(number)) for number in (0, 0, 1, 0)]
+        assert rows[0] == rows[1] == rows[3]
+        assert check(cache, 2) == 2
+        images = cache.folder / IMAGES_FILE
+    assert images.stat().st_size == 2 * ROW_BYTES
 
 
 def test_rows_come_in_the_order_asked_for(tmp_path):

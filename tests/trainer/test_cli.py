@@ -61,6 +61,7 @@ def with_only_broken(folder):
         (with_few_photos, ("--model-id", "Big Deer"), 2, "--model-id"),
         (with_few_photos, ("--groups", "none.csv"), 2, "there is no file none.csv"),
         (with_few_photos, ("--backbone", "vit_b_16", "--image-px", "100"), 2, "needs a multiple of 16"),
+        (with_few_photos, ("--weights", "none", "--epochs", "0"), 2, "--epochs 0 trains nothing"),
         (with_few_photos, ("--val-share", "0.6", "--test-share", "0.5"), 2, "leave too little to train on"),
     ],
 )

@@ -129,7 +129,7 @@ def test_only_stages_to_come_are_listed(begun):
     for run, names in expected.values():
         estimate.tell_needs(*run, fitted=False)
         assert stages(run[0].report.sentences[0]) == names
-    setting, *rest = begun(pretrained=True, epochs=0)
+    setting, *rest = begun(pretrained=True, epochs=0, learning_rate="auto")
     estimate.tell_needs(setting, *rest, fitted=True)
     assert stages(setting.report.sentences[0]) == ["head", "test and export", "pictures"]
 

@@ -10,10 +10,12 @@ from trainer import backbone
 from trainer.errors import TrainerError
 from trainer.recipe import finetune, schedule
 from trainer.recipe import history as history_module
+from trainer.recipe import steps as steps_module
 from trainer.recipe.history import Epoch, best_epoch, kept, turning_point
 from trainer.recipe.part import Part, cross_entropy, losses, predict
 from trainer.recipe.plan import Plan
-from trainer.recipe.steps import Steps
+from trainer.recipe.steps import Steps, in_bfloat16
+from trainer.recipe.validating import Validating
 from trainer.run_folder import read_tensors
 from trainer.world import World
 
@@ -110,10 +112,28 @@ def test_a_checkpoint_inside_an_epoch_saves_its_steps(tmp_path):
     assert taken == [5, 6, 6]
 
 
+def test_stopped_in_validation_the_last_step_is_told_again(tmp_path, monkeypatch):
+    """The row of the epoch cuts what an earlier process told of its last step: the step must be taken again."""
+    plan, asked, taken = replace(PLAN, checkpoint_seconds=0.0), [], []
+    ask = Validating.ask
+
+    def stop(self):
+        asked.append(1)
+        if len(asked) == 3:
+            raise Stopped
+        return ask(self)
+
+    monkeypatch.setattr(Validating, "ask", stop)
+    with pytest.raises(Stopped):
+        train(tmp_path, plan)
+    train(tmp_path, plan, report=lambda event: taken.append(event.done))
+    assert taken == [4, 4, 5, 6, 6]
+
+
 def test_the_best_epoch_is_kept(tmp_path):
     """The weights given back answer as the best row of the history says."""
     network, history = train(tmp_path)
-    best = best_epoch(history)
+    best = best_epoch(history, pretrained=False)
     probabilities = predict(network, part(10, 1), batch_size=4, device=CPU)
     assert cross_entropy(probabilities, part(10, 1).targets) == pytest.approx(best.validation_loss, abs=1e-6)
     assert [row.epoch for row in history] == list(range(len(history)))
@@ -125,7 +145,7 @@ def test_patience_ends_training_early(tmp_path):
     plan = replace(PLAN, epochs=50, patience=2)
     _, history = train(tmp_path, plan, train_part=part(64, 0), validation=swapped)
     after_peak = math.ceil(50 * schedule.WARM_UP_SHARE)
-    assert history[-1].epoch - max(after_peak, best_epoch(history).epoch) == 2
+    assert history[-1].epoch - max(after_peak, best_epoch(history, pretrained=False).epoch) == 2
     assert len(history) < 51
 
 
@@ -143,16 +163,64 @@ def row(epoch, loss, accuracy, *, standard_error=0.02):
 def test_an_epoch_must_be_better_in_loss_and_not_worse_in_accuracy():
     """What fine-tuning gives replaces the head only where validation says so on both counts."""
     head = row(0, 0.5, 0.8)
-    assert best_epoch([head, row(1, 0.4, 0.79), row(2, 0.6, 0.9)]) == head
-    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.45, 0.9)]).epoch == 1
-    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.39, 0.8)]).epoch == 2
+    assert best_epoch([head, row(1, 0.4, 0.79), row(2, 0.6, 0.9)], pretrained=True) == head
+    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.45, 0.9)], pretrained=True).epoch == 1
+    assert best_epoch([head, row(1, 0.4, 0.8), row(2, 0.39, 0.8)], pretrained=True).epoch == 2
 
 
 def test_the_head_gives_way_only_to_more_than_one_standard_error():
     """A gain that chance explains does not replace the head; the next epochs are compared as they are."""
     head = row(0, 0.5, 0.8)
-    assert best_epoch([head, row(1, 0.45, 0.8, standard_error=0.06)]) == head
-    assert best_epoch([head, row(1, 0.43, 0.8, standard_error=0.06)]).epoch == 1
+    assert best_epoch([head, row(1, 0.45, 0.8, standard_error=0.06)], pretrained=True) == head
+    assert best_epoch([head, row(1, 0.43, 0.8, standard_error=0.06)], pretrained=True).epoch == 1
+
+
+def test_equal_accuracies_are_equal_however_they_are_rounded():
+    """Weighted, the same photos right in another order give another last digit."""
+    head, worse = row(0, 0.5, 0.8), 0.8 - 1e-16
+    assert worse < 0.8
+    assert best_epoch([head, row(1, 0.4, worse), row(2, 0.3, worse - 1e-16)], pretrained=True).epoch == 2
+    assert best_epoch([head, row(1, 0.4, 0.8 - 1e-5)], pretrained=True) == head
+
+
+def test_why_the_head_is_kept_is_told():
+    """The loss, or the accuracy where some epoch's loss was low enough."""
+    head = row(0, 0.5, 0.8)
+    assert (
+        "(validation loss 0.500, accuracy 80.0%): no epoch's loss was lower by more than one standard error; the"
+        in kept([head, row(1, 0.49, 0.9)], head=True)
+    )
+    assert "): where the loss was lower by more than one standard error, accuracy was lower, too; the head" in kept(
+        [head, row(1, 0.4, 0.79), row(2, 0.6, 0.7)], head=True
+    )
+
+
+def test_chance_does_not_compete():
+    """What was not pretrained began with chance, which may be ahead on validation: a trained epoch is kept."""
+    chance = row(0, 0.69, 0.5)
+    history = [chance, row(1, 0.8, 0.4), row(2, 0.75, 0.4), row(3, 0.74, 0.3)]
+    assert best_epoch(history, pretrained=False).epoch == 2
+    assert best_epoch(history, pretrained=True) == best_epoch([chance], pretrained=False) == chance
+    said = "kept epoch 2 of 3: validation loss 0.750, accuracy 40.0% (before training: 0.690, 50.0%)"
+    assert kept(history, head=False) == f"{said}; next to nothing was learned: try more --epochs"
+    assert "next to nothing" not in kept([chance, row(1, 0.6, 0.4)], head=False)
+
+
+def test_a_network_from_nothing_is_left_as_its_best_epoch(tmp_path):
+    """On swapped labels every epoch is worse than chance; the weights given back are the first one's all the same."""
+    swapped, seen = replace(part(10, 1), targets=1 - part(10, 1).targets), []
+    network = build()
+    network, history = train(
+        tmp_path,
+        replace(PLAN, learning_rate=0.01, ema_decay=0.0),
+        network=network,
+        validation=swapped,
+        each=lambda _row: seen.append(tensors(network)),
+    )
+    best = best_epoch(history, pretrained=False)
+    assert best.epoch > 0
+    assert best.validation_loss > history[0].validation_loss
+    assert tensors(network) == seen[best.epoch]
 
 
 def test_a_loss_that_is_no_number_is_a_sentence(tmp_path):
@@ -197,6 +265,19 @@ def test_a_last_step_that_breaks_the_network_is_seen(tmp_path, pretrained, ema_d
         assert all(np.isfinite([value for value in asdict(row).values() if value is not None]).all() for row in rows)
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_network_that_gives_no_numbers_is_not_trained(tmp_path, pretrained):
+    """What the network answers before the first step is looked at, too."""
+    network = replace(build(), pretrained=pretrained)
+    with torch.no_grad():
+        network.head.bias[0] = float("nan")
+    with pytest.raises(
+        TrainerError, match=r"before anything was trained, of (\d\.jpg, ){3}3\.jpg and 6 more; give other"
+    ):
+        train(tmp_path, network=network)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):
     """Where no checkpoint can be written, one sentence says so and training ends as it would have."""
     whole, history = train(tmp_path / "whole")
@@ -227,7 +308,7 @@ def test_progress_tells_the_figures(tmp_path, balance):
     last = events[-1].validation
     assert last.loss == pytest.approx(history[-1].validation_loss)
     assert events[-1].figures.endswith(f", validation {last.accuracy:.1%} loss {last.loss:.3f}")
-    if best_epoch(history).epoch == 3:
+    if best_epoch(history, pretrained=False).epoch == 3:
         right = predict(network, validation, batch_size=8, device=CPU).argmax(axis=1) == validation.targets
         assert last.accuracy == pytest.approx(right.mean())
         assert last.balanced_accuracy == pytest.approx((right[::2].mean() + right[1::2].mean()) / 2)
@@ -255,8 +336,7 @@ def test_a_checkpoint_after_failed_ones_is_whole(tmp_path):
 
 def test_a_position_is_never_newer_than_the_best_weights(tmp_path, monkeypatch):
     """Where the best weights cannot be written, the position stays back: its history would name what is not there."""
-    for module in (history_module, finetune):
-        monkeypatch.setattr(module, "beats", lambda _row, _best: True)
+    monkeypatch.setattr(history_module, "beats", lambda _row, _best: True)
     plan, path = replace(PLAN, checkpoint_seconds=0.0), tmp_path / "run" / "best.safetensors"
     whole, history = train(tmp_path / "whole", plan)
 
@@ -270,12 +350,34 @@ def test_a_position_is_never_newer_than_the_best_weights(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(path.parent, plan, report=report)
     facts = read_tensors(path.parent / "progress.safetensors")[1]
-    assert (facts["epoch"], facts["step"]) == (1, 2)
+    assert (facts["epoch"], facts["step"]) == (1, 1)
     path.rmdir()
     (tmp_path / "before").rename(path)
     again, resumed = train(path.parent, plan)
     assert tensors(again) == tensors(whole)
     assert resumed == history
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_steps_are_in_bfloat16_where_a_gpu_has_it(monkeypatch, emulated):
+    """Not where it would be emulated, and never on a processor, whose figures are promised to the last digit."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not emulated
+    )
+    assert in_bfloat16(torch.device("cuda")) is not emulated
+    monkeypatch.setattr(steps_module, "fast_bfloat16", lambda _device: True)
+    assert not in_bfloat16(CPU)
+
+
+def test_a_step_is_taken_in_the_precision_of_its_device(monkeypatch):
+    """The network's own answers are in bfloat16 where steps are."""
+    for chosen, kind in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(steps_module, "in_bfloat16", lambda _device, chosen=chosen: chosen)
+        network, seen = build(), []
+        steps = steps_of(network)
+        network.head.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output.dtype))
+        steps.take(steps.order(1), epoch=1, step=0)
+        assert set(seen) == {kind}
 
 
 def steps_of(network, plan=PLAN, count=16):

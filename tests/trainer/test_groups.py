@@ -90,16 +90,30 @@ def test_near_duplicates_are_the_last_resort():
 
 def test_a_rule_with_a_giant_group_is_dropped_and_said():
     """More than a third of a class in one group drops the rule, asked for or not, down to `none`; a third is fine."""
-    photos = [photo(f"deer/site{min(n, 3)}/{n}.jpg", difference_hash=0xFF00FF00 + n) for n in range(9)]
+    photos = [photo(f"deer/site{min(n, 3)}/{n}.jpg", difference_hash=0xFF00FF00 + n) for n in range(10)]
     photos += [photo(f"fox/site{n}/{n}.jpg", difference_hash=0xABCDE << 4 * n) for n in range(9)]
     for group_by in ("auto", "folder"):
         grouping = grouped(photos, group_by)
         assert grouping.rule == "none"
-        assert len(together(grouping)) == 18
+        assert len(together(grouping)) == 19
         assert ["folder" in grouping.notes[0], "near_duplicate" in grouping.notes[1]] == [True, True]
-        assert "6 of the 9 photos of deer" in grouping.notes[0]
+        assert "7 of the 10 photos of deer" in grouping.notes[0]
     third = [photo(f"{label}/site{n // 3}/{n}.jpg") for label in ("deer", "fox") for n in range(9)]
     assert grouped(third).rule == "folder"
+
+
+def test_a_small_class_drops_no_rule_that_can_divide_it():
+    """Two of five photos of one visit cost the other classes nothing; a class that is left two groups does."""
+    large = [photo(f"deer/site{n % 9}/{n}.jpg") for n in range(27)]
+    small = [photo(f"lynx/site{min(n, 3)}/{n}.jpg") for n in range(5)]
+    grouping = grouped([*large, *small])
+    assert (grouping.rule, grouping.notes) == ("folder", ())
+    nine = [photo(f"lynx/site{min(n, 2)}/{n}.jpg") for n in range(9)]
+    assert grouped([*large, *nine]).rule == "folder"
+    two = [photo(f"lynx/site{min(n, 1)}/{n}.jpg") for n in range(5)]
+    assert "4 of the 5 photos of lynx" in grouped([*large, *two]).notes[0]
+    ten = [photo(f"lynx/site{min(n, 6)}/{n}.jpg") for n in range(10)]
+    assert "4 of the 10 photos of lynx" in grouped([*large, *ten]).notes[0]
 
 
 def test_numbered_names_are_grouped_only_when_asked():

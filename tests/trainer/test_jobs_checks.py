@@ -124,6 +124,7 @@ def test_numbers_that_are_none(service, value):
         ({"image_px": 2000}, {"image_px"}),
         ({"epochs": 51}, {"epochs"}),
         ({"epochs": 51, "image_px": 1100}, {"epochs", "image_px"}),
+        ({"weights": "none", "epochs": 0}, {"weights", "epochs"}),
         ({"recipe": "../named/flowers"}, {"recipe"}),
         ({"recipe": "none"}, {"recipe"}),
         ({"learning_rate": "fast"}, {"learning_rate"}),

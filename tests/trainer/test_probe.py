@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from trainer.recipe import probe
+from trainer.recipe import augment, probe
 
 
 def some_features(count, *, features, labels, seed=0):
@@ -75,6 +76,15 @@ def test_views_of_one_photo_weigh_as_one():
     two = probe.fit_head(np.stack([inputs, inputs]), targets, groups, **options)
     np.testing.assert_allclose(two.weight, one.weight, atol=2e-3)
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
+
+
+def test_views_are_drawn_in_full_precision():
+    """Where features are computed in bfloat16, changed photos are those of float32."""
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 224, 224, 3)).astype(np.uint8))
+    view = augment.strengths("camera_trap", 10)
+    plain = probe._changed(images, view, range(4), 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(probe._changed(images, view, range(4), 2), plain)
 
 
 def choose(inputs, targets, groups=None, **options):

@@ -27,6 +27,33 @@ def test_a_run_that_never_trained_may_be_mended(tmp_path):
         assert folder.state == {"config": {"weights": "right.pth"}}
 
 
+def test_a_run_that_failed_with_a_plan_may_be_mended_until_it_has_trained(tmp_path):
+    """Its advice, a lower rate say, can be followed in its folder; a head, a step or a study is never begun anew."""
+    before, after = {"learning_rate": 0.9}, {"learning_rate": 0.1}
+    with open_run(tmp_path / "run", before) as folder:
+        folder.set_state("failed", split_digest="old")
+        write_json(folder.path / PLAN_FILE, {})
+        write_json(folder.checkpoint / "best.safetensors", {})
+    for file, state, verb in (
+        ("head.safetensors", "failed", {}),
+        ("progress.safetensors", "failed", {}),
+        (None, "interrupted", {}),
+        (None, "failed", {"verb": "study"}),
+    ):
+        write_json(tmp_path / "run" / "state.json", {"config": before | verb, "state": state})
+        if file is not None:
+            write_json(tmp_path / "run" / "checkpoint" / file, {})
+        with pytest.raises(UsageError, match=r"--learning-rate was 0\.9"), open_run(tmp_path / "run", after | verb):
+            pass
+        if file is not None:
+            (tmp_path / "run" / "checkpoint" / file).unlink()
+        assert (tmp_path / "run" / PLAN_FILE).is_file()
+    write_json(tmp_path / "run" / "state.json", {"config": before, "state": "failed", "split_digest": "old"})
+    with open_run(tmp_path / "run", after) as folder:
+        assert folder.state == {"config": after}
+        assert not (folder.path / PLAN_FILE).exists()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     """A folder with other things in it is never written into."""
     (tmp_path / "notes.txt").write_text("mine")

@@ -109,6 +109,18 @@ def test_a_rare_class_is_spread_before_it_is_lost():
     assert [counts["owl", part] for part in ("train", "val", "test")] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_class_with_a_burst_is_spread_and_tears_no_group(seed):
+    """Five photos, two of them of one site that the others share: in every part, and all sites stay whole."""
+    photos = [photo(f"deer/site{site}/{n}.jpg") for site in range(20) for n in range(4)]
+    photos += [photo(f"lynx/site{min(n, 3)}/{n}.jpg") for n in range(5)]
+    scan = scan_of(photos)
+    result = cut(scan, seed=seed)
+    assert result.rule == "folder"
+    assert len({(result.groups[path], part) for path, part in result.parts.items()}) == 20
+    assert all(had(scan, result)["lynx", part] for part in ("train", "val", "test"))
+
+
 def test_too_few_groups_are_named():
     """A class that cannot be in every part is named with its photos, its groups and how many are needed."""
     photos = [photo(f"deer/{number}.jpg") for number in range(10)] + [photo(f"fox/{number}.jpg") for number in range(2)]

@@ -24,6 +24,11 @@ GroupBy = Literal["auto", "none", "folder", "exif", "name"]
 #: Photos of one camera with at most this between neighbours are one visit.
 MAX_GAP_SECONDS = 60
 
+# Of fewer photos a third is one burst: the class is small, and not the group large.
+_SMALL_CLASS = 10
+# Of a small class too, that many groups are needed to have it in every part.
+_FEWEST_GROUPS = 3
+
 _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>[0-9]{1,18})(?P<after>[^0-9]*)", re.DOTALL)
 
 
@@ -52,7 +57,8 @@ def group(
     least half have camera and time, else `near_duplicate`. A rule asked for by name is taken where any photo has what
     it needs. Photos without it are grouped as near duplicates. A rule that puts more than a third of a class into one
     group of several photos is dropped for the next one, in the order `name`/`folder`, `exif`, `near_duplicate`,
-    `none`; only a groups file is taken as it is.
+    `none`; only a groups file is taken as it is. A class of fewer than 10 photos drops no rule that leaves it three
+    groups.
 
     Args:
         photos: Of the whole data set.
@@ -110,11 +116,18 @@ def _too_large(photos: Sequence[Photo], groups: dict[str, str]) -> str | None:
     """Which group holds more than a third of a class, as a clause, where one does: the largest share is named."""
     totals = Counter(photo.label for photo in photos)
     sizes = Counter((groups[photo.path], photo.label) for photo in photos)
-    worst = max(sizes, key=lambda key: (sizes[key] > 1, sizes[key] / totals[key[1]], key))
-    name, label = worst
-    size, total = sizes[worst], totals[label]
-    if size < 2 or size * 3 <= total:
+    group_counts = Counter(label for _, label in sizes)
+    large = [
+        (name, label)
+        for (name, label), size in sizes.items()
+        if size > 1
+        and size * 3 > totals[label]
+        and (totals[label] >= _SMALL_CLASS or group_counts[label] < _FEWEST_GROUPS)
+    ]
+    if not large:
         return None
+    name, label = max(large, key=lambda key: (sizes[key] / totals[key[1]], key))
+    size, total = sizes[name, label], totals[label]
     return f"one group ({shown(name)}) holds {size:,} of the {total:,} photos of {shown(label)}, more than a third"
 
 

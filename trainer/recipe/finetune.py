@@ -20,12 +20,12 @@ from ..errors import TrainerError
 from ..progress import Progress, Validation
 from ..world import World
 from . import checkpoint as saved
-from .history import Epoch, beats, best_epoch
+from .history import Epoch, best_epoch
 from .part import Part
 from .plan import Plan
 from .schedule import WARM_UP_SHARE
 from .steps import NotFinite, Steps
-from .validating import Validating, history_row
+from .validating import Seen, Validating, history_row
 
 # Steps whose mean loss is told: one batch's alone leaps.
 _TOLD_STEPS = 20
@@ -53,6 +53,8 @@ def finetune(
 ) -> list[Epoch]:
     """Trains all layers; leaves the best epoch's weights in `backbone`, those it came with where no epoch beat them.
 
+    What a network came with that was not pretrained is beaten by any epoch.
+
     Args:
         backbone: The network with its fitted head, on `device`.
         train: Training images.
@@ -69,7 +71,7 @@ def finetune(
         answered: Told what validation images were taken for in each epoch, just before `each`.
 
     Returns:
-        The history, epoch 0 first. The best row is `best_epoch(history)`.
+        The history, epoch 0 first. The best row is that of `best_epoch`.
 
     Raises:
         TrainerError: There is not enough memory for a batch, or the loss is not finite before anything was learned.
@@ -121,7 +123,7 @@ class _Loop:
         self.steps = Steps(backbone, train, plan=plan, device=device, world=world)
         position = saved.restore(checkpoint, backbone, self.steps, world)
         if position is None:
-            seen = self.validating.ask()
+            seen = self._asked_before()
             row = history_row(seen, seen, seen["losses"], epoch=0, train_loss=None, rate=0.0)
             position = saved.Position(epoch=1, step=0, loss_sum=0.0, history=[row])
             self.best, start = saved.state(backbone), {key: torch.from_numpy(value) for key, value in seen.items()}
@@ -140,7 +142,7 @@ class _Loop:
         """
         plan = self._plan
         peak = math.ceil(plan.epochs * WARM_UP_SHARE) if plan.schedule == "one_cycle" else 0
-        return epoch - 1 - max(best_epoch(self.position.history).epoch, peak) >= plan.patience
+        return epoch - 1 - max(self._best_row().epoch, peak) >= plan.patience
 
     def epoch(
         self,
@@ -162,19 +164,21 @@ class _Loop:
             taken((epoch - 1) * steps.count + step + 1, value, steps.rate(epoch, step))
             self._last_losses.append(value)
             report(self.progress(epoch, (epoch - 1) * steps.count + step + 1))
-            if self._world.first and time.monotonic() - written >= plan.checkpoint_seconds:
+            # Whoever goes on after the last one would tell the epoch's row, which cuts what was told of that step.
+            inside = step + 1 < steps.count
+            if inside and self._world.first and time.monotonic() - written >= plan.checkpoint_seconds:
                 here = replace(position, epoch=epoch, step=step + 1, loss_sum=loss_sum)
                 self._write(here)
                 written = time.monotonic()
         rate = steps.rate(epoch, steps.count - 1)
         with steps.averaged_weights():
             # What the epoch's last step broke shows here alone.
-            seen, lowest = self.validating.ask_for_numbers(), position.lowest
+            seen, lowest = self.validating.ask(), position.lowest
             self._validation_figures = self.validating.figures(epoch, seen)
             if lowest is None or seen["losses"].mean() < lowest.mean():
                 lowest = seen["losses"]
             row = history_row(seen, self._start, lowest, epoch=epoch, train_loss=loss_sum / len(order), rate=rate)
-            if beats(row, best_epoch(history)):
+            if best_epoch([*history, row], pretrained=self._backbone.pretrained) is row:
                 # The best weights first: stopped in between, the epoch is done again and writes the same bytes.
                 self.best = saved.state(self._backbone)
                 self._write_best()
@@ -184,7 +188,7 @@ class _Loop:
 
     def progress(self, epoch: int, done: int) -> Progress:
         """How far training is after `done` steps of all, in `epoch`."""
-        # Gone on from an epoch's last step, this process has taken none yet.
+        # Where an earlier version wrote a checkpoint after an epoch's last step, this process has taken none yet.
         loss = float(np.mean(self._last_losses)) if self._last_losses else self.position.history[-1].train_loss
         validation, figures = self._validation_figures, f"epoch {epoch} of {self._plan.epochs}"
         if loss is not None:
@@ -203,19 +207,34 @@ class _Loop:
             validation=validation,
         )
 
+    def _best_row(self) -> Epoch:
+        return best_epoch(self.position.history, pretrained=self._backbone.pretrained)
+
+    def _asked_before(self) -> Seen:
+        """What validation says of the network as it came."""
+        try:
+            return self.validating.ask()
+        except NotFinite as error:
+            raise TrainerError(
+                f"the validation loss is no number before anything was trained, of {self._named(error)}; give other "
+                "--weights"
+            ) from error
+
+    def _named(self, error: NotFinite) -> str:
+        part = self.validating.part if error.in_validation else self._train
+        more = f" and {len(error.positions) - 4} more" if len(error.positions) > 4 else ""
+        return ", ".join(part.names[position] for position in error.positions[:4]) + more
+
     def give_up(self, epoch: int, error: NotFinite) -> None:
         """Ends the stage with the best weights so far, where anything had been learned."""
-        part = self.validating.part if error.in_validation else self._train
-        names = ", ".join(part.names[position] for position in error.positions[:4])
-        more = f" and {len(error.positions) - 4} more" if len(error.positions) > 4 else ""
         what, where = (
             ("validation", "after the last step, of") if error.in_validation else ("training", "in the batch of")
         )
         sentence = (
-            f"the {what} loss stopped being a number in epoch {epoch}, {where} {names}{more}; "
+            f"the {what} loss stopped being a number in epoch {epoch}, {where} {self._named(error)}; "
             f"try a lower --learning-rate than {self._plan.learning_rate:g}"
         )
-        kept = best_epoch(self.position.history).epoch
+        kept = self._best_row().epoch
         if kept == 0 and not self._backbone.pretrained:
             raise TrainerError(sentence)
         self._say(f"{sentence}. What was best before is kept: {'the head' if kept == 0 else f'epoch {kept}'}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 # standard error decides; benchmarks/overtraining.py tests the rule.
 _CERTAIN_ERRORS = 1.0
 _LEAST_SHARE = 0.05
+# Where classes weigh alike, equal accuracies differ by the rounding of their sums.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,29 +42,39 @@ def beats(row: Epoch, other: Epoch) -> bool:
     Epoch 0, the head that cross-validation chose, gives way only to a loss lower by more than one standard error: on a
     few dozen validation images a smaller gain is chance, and changing all layers for it loses as often as it wins.
     """
+    return _has_lower_loss(row, other) and row.validation_accuracy >= other.validation_accuracy - _ROUNDING
+
+
+def _has_lower_loss(row: Epoch, other: Epoch) -> bool:
     margin = row.standard_error if other.epoch == 0 else 0.0
-    lower = row.validation_loss + margin < other.validation_loss
-    return lower and row.validation_accuracy >= other.validation_accuracy
+    return row.validation_loss + margin < other.validation_loss
 
 
-def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """The row whose weights are kept: the last that beat all kept before it."""
-    best = history[0]
-    for row in history[1:]:
+def best_epoch(history: Sequence[Epoch], *, pretrained: bool) -> Epoch:
+    """The row whose weights are kept: the last that beat all kept before it.
+
+    Where nothing was `pretrained`, epoch 0 is chance, which may be ahead of a first epoch on validation: it does not
+    compete.
+    """
+    rows = history if pretrained or len(history) == 1 else history[1:]
+    best = rows[0]
+    for row in rows[1:]:
         if beats(row, best):
             best = row
     return best
 
 
 def kept(history: Sequence[Epoch], *, head: bool) -> str:
-    """Which epoch is kept, and where validation turned, in words."""
-    best, first, last = best_epoch(history), history[0], history[-1]
+    """Which epoch is kept, and where validation turned, in words; `head` tells whether it began with a fitted one."""
+    best, first, last = best_epoch(history, pretrained=head), history[0], history[-1]
     figures = f"validation loss {best.validation_loss:.3f}, accuracy {best.validation_accuracy:.1%}"
     if best.epoch == 0:
-        what = "the head alone is what is exported" if head else "nothing was learned: try more --epochs"
+        why = "no epoch's loss was lower by more than one standard error"
+        if any(_has_lower_loss(row, first) for row in history[1:]):
+            why = "where the loss was lower by more than one standard error, accuracy was lower, too"
         sentence = (
-            f"fine-tuning for {last.epoch} epochs did not beat what it began with on validation ({figures}) "
-            f"by more than one standard error; {what}"
+            f"fine-tuning for {last.epoch} epochs did not beat what it began with on validation ({figures}): {why}; "
+            "the head alone is what is exported"
         )
     else:
         since = "the head alone" if head else "before training"
@@ -70,6 +82,8 @@ def kept(history: Sequence[Epoch], *, head: bool) -> str:
             f"kept epoch {best.epoch} of {last.epoch}: {figures} "
             f"({since}: {first.validation_loss:.3f}, {first.validation_accuracy:.1%})"
         )
+        if best.validation_loss >= first.validation_loss:
+            sentence += "; next to nothing was learned: try more --epochs"
     turned = turning_point(history)
     return sentence if turned is None else f"{sentence}\nover-training: {rise(turned, last)}"
 

@@ -1,7 +1,8 @@
 """One optimiser step after another, on this process's share of each batch.
 
-Every random choice follows from the seed, the epoch and the step, so that a run which goes on from any step ends with
-the same bytes as one that was never stopped, and several processes take the very step that one would take.
+Every random choice follows from the seed, the epoch and the step, so that a run which goes on from any step ends, on a
+CPU, with the same bytes as one that was never stopped, and several processes take the very step that one would take. On
+a GPU kernels add in any order, and the last digits may differ.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ..backbone import Backbone
+from ..planning import fast_bfloat16
 from ..world import World
 from . import augment, mixing, out_of_memory
 from .part import Part
@@ -62,6 +64,7 @@ class Steps:
         self.count = steps_in_epoch(len(train.targets), plan.batch_size)
         self._largest = largest_step(len(train.targets), plan.batch_size)
         self._whole = not backbone.pretrained or device.type == "cuda"
+        self._in_bfloat16 = in_bfloat16(device)
         self.optimizer = _optimizer(backbone, plan)
         self._state = network.state_dict()
         self.averages = plan.ema_decay > 0
@@ -166,7 +169,7 @@ class Steps:
 
     def _loss(self, values: Tensor, own: Tensor, others: Tensor | None, pairs: mixing.Pairs | None) -> Tensor:
         """Sum of some images' losses."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bfloat16):
             logits = self._trained(values)
         logits = logits.float() + self._added
         options: dict[str, Any] = {"label_smoothing": self._plan.label_smoothing, "reduction": "sum"}
@@ -217,6 +220,11 @@ class Steps:
     def _chance(self, epoch: int, step: int) -> torch.Generator:
         numbers = np.random.SeedSequence((self._plan.seed, epoch, step)).generate_state(2)
         return torch.Generator().manual_seed(int(numbers[0]) << 31 | int(numbers[1]) >> 1)
+
+
+def in_bfloat16(device: torch.device) -> bool:
+    """Whether steps multiply in bfloat16: on GPUs that do so themselves; those before Ampere would be slowed by it."""
+    return device.type == "cuda" and fast_bfloat16(device)
 
 
 def pieces(count: int, *, whole: bool) -> list[slice]:

@@ -30,21 +30,17 @@ class Validating:
         self.predicted = np.empty(0, np.int64)
 
     def ask(self) -> Seen:
-        """Loss of each image, and whether it was told right."""
+        """Loss of each image, and whether it was told right.
+
+        Raises:
+            NotFinite: With the images whose loss is no number.
+        """
         part = self.part
         rows = predict(self._backbone, part, batch_size=self._plan.batch_size, device=self._device, world=self._world)
         self.predicted = rows.argmax(axis=1)
         right = (self.predicted == part.targets).astype(np.float64)
         weights = np.ones(len(part.targets)) if self._plan.balance == "none" else class_weights(part.targets)
-        return {"losses": losses(rows, part.targets) * weights, "right": right * weights}
-
-    def ask_for_numbers(self) -> Seen:
-        """What `ask` gives.
-
-        Raises:
-            NotFinite: With the images whose loss is no number.
-        """
-        seen = self.ask()
+        seen = {"losses": losses(rows, part.targets) * weights, "right": right * weights}
         broken = np.flatnonzero(~np.isfinite(seen["losses"]))
         if len(broken):
             raise NotFinite(broken.tolist(), in_validation=True)

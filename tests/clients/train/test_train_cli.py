@@ -27,7 +27,7 @@ def _train(trapline, address):
 
 #: A value for each option of a run, as it is typed and as it is sent.
 OPTIONS = {
-    "backbone": "resnet50", "weights": "none", "image_px": 64, "fit": "letterbox", "batch_size": 8, "seed": 7,
+    "backbone": "resnet50", "weights": "auto", "image_px": 64, "fit": "letterbox", "batch_size": 8, "seed": 7,
     "val_share": 0.2, "test_share": 0.1, "groups": "groups.csv", "balance": "loss", "optimizer": "adam",
     "weight_decay": 0.1, "earliest_rate": 0.5, "label_smoothing": 0.1, "augment": "camera_trap",
     "rotation_degrees": 10.0, "mixup": 0.2, "cutmix": 0.3, "views": 1, "epochs": 0, "learning_rate": 0.001,

@@ -162,11 +162,14 @@ class PixelCache:
             self._wrote_last = time.monotonic()
             entry = Entry(row=row, checksum=zlib.crc32(data), facts=facts, used=self._now)
             with self._lock:
-                self._written[sha256] = entry
+                kept = self._written.setdefault(sha256, entry)
+                if kept is not entry:
+                    # Another thread decoded a copy of the photo at the same time.
+                    self._taken.append(row)
                 waited = time.monotonic() - self._recorded
                 if len(self._written) >= _RECORDED_AT_ONCE or waited > _SECONDS_UNRECORDED:
                     self._record()
-        return row
+        return kept.row
 
     def flush(self) -> bool:
         """Records what was put, so that every process finds it, even if this one is killed.
