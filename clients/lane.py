@@ -92,6 +92,12 @@ class Lane:
         """Takes note that the stream gave a result: what ended before it was not in vain."""
         self._vain_count = 0
 
+    def note_refused(self, refusal: Refusal) -> None:
+        """Takes note that the server refuses streams, however well it says it is: it is left alone."""
+        if self.stream is not None:
+            self.stream.half_close()
+        self.stream, self._ready, self.away = None, False, self._connection.explained(refusal)
+
     def note_end(self, refusal: Refusal) -> None:
         """Takes note that the stream ended without being asked to: the next one waits until the server shows itself."""
         if self.stream is not None:

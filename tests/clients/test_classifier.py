@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 
+import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from trapline.errors import (
     ModelInvalid,
     ModelNotFound,
     QueueFull,
+    Refusal,
     RequestInvalid,
     ShuttingDown,
 )
@@ -208,6 +210,21 @@ def test_a_server_that_never_finishes_stopping_ends_the_job(running):
     with Classifier(running.address, model="fox", timeout_seconds=0.3) as classifier:
         results = list(classifier.classify_many(images(4), window=2))
     assert [type(result.refusal) for result in results] == [ShuttingDown] * 4
+
+
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"])
+def test_a_refused_stream_ends_the_job_at_once(running, code):
+    """Where health and GetModel work and streams do not, behind a proxy say, no image is suspected of it."""
+    refusal = Refusal("not through here")
+    refusal.code = grpc.StatusCode[code]
+    running.script.stream_ends = [refusal] * 99
+    with Classifier(running.address, model="fox") as classifier:
+        results = list(classifier.classify_many(images(9), window=3))
+    assert [result.index for result in results] == list(range(9))
+    assert {result.refusal.code for result in results} == {refusal.code}
+    assert len({result.refusal.message for result in results}) == 1
+    assert f"the server at {running.address}" in results[0].refusal.message
+    assert running.script.stream_count == 1
 
 
 def test_a_queue_that_stays_full_refuses_its_image(running):

@@ -9,7 +9,7 @@ import pytest
 from clients.classifier import Classifier
 from clients.connection import ServerUnreachable
 from clients.servers import Servers
-from trapline.errors import ImageUnreadable, InternalError, RequestInvalid, ShuttingDown
+from trapline.errors import ImageUnreadable, InternalError, RequestInvalid, ShuttingDown, TokenInvalid
 from trapline.request_id import is_request_id
 
 
@@ -77,6 +77,16 @@ def test_all_lost_refuses_the_rest(two):
     refused = [result.refusal for result in results if result.refusal]
     assert len(refused) == 12
     assert {type(refusal) for refusal in refused} == {ServerUnreachable}
+
+
+def test_a_server_that_refuses_streams_is_left_alone(two):
+    """The other one answers what it was given, and the rest."""
+    one, other = two
+    one.script.stream_ends = [TokenInvalid("not this token")] * 99
+    with Classifier([one.address, other.address], model="fox") as classifier:
+        assert labels_of(classifier.classify_many(images(60), window=6)) == images(60)
+    assert one.script.stream_count <= 1
+    assert sorted(other.script.seen) == sorted(images(60))
 
 
 def test_a_server_that_does_not_serve_is_left_alone_and_comes_back(two, health):
