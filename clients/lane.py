@@ -4,7 +4,7 @@ import math
 import queue
 import time
 
-from trapline.errors import Refusal
+from trapline.errors import DeadlineExceeded, Refusal
 
 from .connection import Connection, backoff_seconds
 from .scout import Away, Ready, Scout
@@ -102,17 +102,23 @@ class Lane:
         """Takes note that the stream ended without being asked to: the next one waits until the server shows itself."""
         if self.stream is not None:
             self.stream.half_close()  # frees the thread that gRPC reads requests with
+        self._stand_back(refusal)
+
+    def cancel(self) -> None:
+        """Ends the stream at once, for want of answers; what is unanswered stays so, and goes elsewhere where it can.
+
+        A new stream, the one with the fewest images, would get them back: it waits as after an end.
+        """
+        if self.stream is not None:
+            self.stream.cancel()
+            self._stand_back(DeadlineExceeded("no answer in time"))
+
+    def _stand_back(self, refusal: Refusal) -> None:
+        """Lets the next stream wait for some time, and until the server shows itself."""
         self.stream, self._ready = None, False
         self._open_time = time.monotonic() + backoff_seconds(self._vain_count, refusal)
         self._vain_count += 1
         self._scout.look_again()
-
-    def cancel(self) -> None:
-        """Ends the stream at once; what is unanswered stays so. The next waits until the server shows itself."""
-        if self.stream is not None:
-            self.stream.cancel()
-            self.stream, self._ready = None, False
-            self._scout.look_again()
 
     def close(self) -> None:
         """Ends everything, in order where nothing is unanswered."""
