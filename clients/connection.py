@@ -44,7 +44,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     # The default waits up to two minutes before it looks for a restarted server again.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # This is also all that one attempt to connect may take: over a satellite TCP, TLS and HTTP/2 need up to 3 s.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # A web proxy of the institute's does not carry gRPC without TLS; it would hide even a server on this machine.
     ("grpc.enable_http_proxy", 0),

@@ -1,5 +1,8 @@
+import contextlib
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import grpc
@@ -111,6 +114,33 @@ def test_a_proxy_in_the_environment_is_not_asked(running, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with Classifier(running.address, model="fox") as classifier:
         assert classifier.model().version == "3"
+
+
+def test_a_slow_line_connects(running):
+    """Also one over which the server's first word takes longer than a second."""
+    with socket.create_server(("127.0.0.1", 0)) as line:
+        threading.Thread(target=carry, args=(line, running.address), daemon=True).start()
+        with Classifier(f"127.0.0.1:{line.getsockname()[1]}", model="fox") as classifier:
+            assert classifier.classify(b"fox").predictions[0].label_id == "fox"
+
+
+def carry(line, address):
+    """Carries one connection, and after it any other; what comes back waits at first."""
+    while True:
+        try:
+            near, far = line.accept()[0], socket.create_connection(address.split(":"))
+        except OSError:
+            return  # the line is closed
+        threading.Thread(target=pump, args=(near, far, 0.0), daemon=True).start()
+        threading.Thread(target=pump, args=(far, near, 1.5), daemon=True).start()
+
+
+def pump(source, sink, wait_seconds):
+    time.sleep(wait_seconds)
+    with source, contextlib.suppress(OSError):
+        while content := source.recv(65536):
+            sink.sendall(content)
+        sink.shutdown(socket.SHUT_RDWR)
 
 
 def test_results_come_in_the_order_asked_for_whatever_order_the_answers_have(running):
