@@ -193,6 +193,7 @@ def test_units_are_installed_where_systemd_looks(tmp_path):
     }
     assert commands.index("systemd-sysusers") < commands.index("systemd-tmpfiles --create")
     assert commands[-1] == "systemctl enable --now trapline-trainer trapline-server"
+    assert "- To upgrade, `systemctl stop trapline-trainer trapline-server` first" in PAGE  # `enable` restarts nothing
 
 
 def test_pins_are_written_where_servers_read_them():
