@@ -132,6 +132,8 @@ class Classifier:
 
         One bad image is one result with a refusal, and so is each one left when the server is lost half way: iterating
         raises nothing. Images are read as they are sent; at most `window` of them, and about 128 MiB, are in memory.
+        The next image is taken from `images` on the caller's thread: while a generator makes one, or waits for it (a
+        camera's, say), answers that have come are held back until it gives the image.
 
         Args:
             images: Paths, or image files' bytes; taken one by one, so a generator may go on for ever.

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -157,9 +158,17 @@ def main() -> NoReturn:
     At once, without the interpreter's own end: by then threads of gRPC stand still, and what is torn down would wait
     for ever for a lock that one of them holds.
     """
+    code = 1
     try:
-        code = command_line.main("trapline", VERBS)
-    except SystemExit as ended:  # a usage error, --help, SIGTERM
-        code = ended.code if isinstance(ended.code, int) else 0
-    sys.stderr.flush()
-    os._exit(code)
+        try:
+            code = command_line.main("trapline", VERBS)
+        except SystemExit as ended:  # a usage error, --help, SIGTERM
+            code = ended.code if isinstance(ended.code, int) else 0
+        except KeyboardInterrupt:  # a second Ctrl-C, while the first one was seen to
+            code = 130
+        except BaseException:  # noqa: BLE001  # the interpreter would tell it in its own end
+            traceback.print_exc()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+    finally:  # whatever comes meanwhile
+        os._exit(code)

@@ -44,7 +44,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     # The default waits up to two minutes before it looks for a restarted server again.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # This is also all that one attempt to connect may take: over a satellite TCP, TLS and HTTP/2 need up to 3 s.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # A web proxy of the institute's does not carry gRPC without TLS; it would hide even a server on this machine.
     ("grpc.enable_http_proxy", 0),
@@ -176,17 +177,26 @@ class Connection:
         return explained
 
 
-def persist(attempt: Callable[[float], Reply], *, timeout_seconds: float, unreachable_seconds: float) -> Reply:
-    """What `attempt` returns, tried again while that may help; see `Connection.persist`."""
+def persist(
+    attempt: Callable[[float], Reply], *, timeout_seconds: float, unreachable_seconds: float, server_count: int = 1
+) -> Reply:
+    """What `attempt` returns, tried again while that may help; see `Connection.persist`.
+
+    Of several servers, which `attempt` asks in turn, one that hangs leaves the others time: until each was asked an
+    attempt has half of what is left, and `unreachable_seconds` do not count.
+    """
     start = time.monotonic()
     for attempt_number in itertools.count():
+        all_asked = attempt_number + 1 >= server_count
         try:
-            return attempt(max(start + timeout_seconds - time.monotonic(), 0.001))
+            seconds_left = start + timeout_seconds - time.monotonic()
+            return attempt(max(seconds_left if all_asked else seconds_left / 2, 0.001))
         except grpc.RpcError as error:
             refusal = from_rpc_error(error)
         except Refusal as refused:
             refusal = refused
-        patience_seconds = min(timeout_seconds, unreachable_seconds) if _is_transport(refusal) else timeout_seconds
+        unreached = all_asked and _is_transport(refusal)
+        patience_seconds = min(timeout_seconds, unreachable_seconds) if unreached else timeout_seconds
         wait_seconds = backoff_seconds(attempt_number, refusal)
         if not is_worth_retrying(refusal) or time.monotonic() + wait_seconds >= start + patience_seconds:
             raise refusal

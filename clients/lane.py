@@ -4,7 +4,7 @@ import math
 import queue
 import time
 
-from trapline.errors import Refusal
+from trapline.errors import DeadlineExceeded, Refusal
 
 from .connection import Connection, backoff_seconds
 from .scout import Away, Ready, Scout
@@ -92,21 +92,33 @@ class Lane:
         """Takes note that the stream gave a result: what ended before it was not in vain."""
         self._vain_count = 0
 
+    def note_refused(self, refusal: Refusal) -> None:
+        """Takes note that the server refuses streams, however well it says it is: it is left alone."""
+        if self.stream is not None:
+            self.stream.half_close()
+        self.stream, self._ready, self.away = None, False, self._connection.explained(refusal)
+
     def note_end(self, refusal: Refusal) -> None:
         """Takes note that the stream ended without being asked to: the next one waits until the server shows itself."""
         if self.stream is not None:
             self.stream.half_close()  # frees the thread that gRPC reads requests with
+        self._stand_back(refusal)
+
+    def cancel(self) -> None:
+        """Ends the stream at once, for want of answers; what is unanswered stays so, and goes elsewhere where it can.
+
+        A new stream, the one with the fewest images, would get them back: it waits as after an end.
+        """
+        if self.stream is not None:
+            self.stream.cancel()
+            self._stand_back(DeadlineExceeded("no answer in time"))
+
+    def _stand_back(self, refusal: Refusal) -> None:
+        """Lets the next stream wait for some time, and until the server shows itself."""
         self.stream, self._ready = None, False
         self._open_time = time.monotonic() + backoff_seconds(self._vain_count, refusal)
         self._vain_count += 1
         self._scout.look_again()
-
-    def cancel(self) -> None:
-        """Ends the stream at once; what is unanswered stays so. The next waits until the server shows itself."""
-        if self.stream is not None:
-            self.stream.cancel()
-            self.stream, self._ready = None, False
-            self._scout.look_again()
 
     def close(self) -> None:
         """Ends everything, in order where nothing is unanswered."""

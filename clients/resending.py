@@ -9,8 +9,9 @@ another server; if they pass a second time, that image is refused with DEADLINE_
 A broken stream costs nothing but time: what is unanswered goes to the other servers, or to the same one once its health
 and GetModel have shown that it is back. An image that was under way when a stream broke twice is suspected of breaking
 it: suspects go alone, one at a time, so that after four breaks only the culprit is refused. A server that ends a stream
-because it stops breaks nothing, however often that happens. Where no server is well for `timeout_seconds`, or all are
-about to stop for as long, the job ends: every image left is refused with the same sentence.
+because it stops breaks nothing, however often that happens; nor does one that refuses streams, for the token say: it is
+left alone. Where no server is well for `timeout_seconds`, all are about to stop for as long, or all refuse, the job
+ends: every image left is refused with the same sentence.
 """
 
 import math
@@ -19,6 +20,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+import grpc
 
 from trapline.errors import DeadlineExceeded, InternalError, Refusal
 from trapline.v1 import classify_pb2
@@ -36,6 +39,8 @@ from .stream import Ended, Event, Sent, Stream
 WINDOW_BYTES = 128 * 2**20
 #: How far the newest image sent may be ahead of the oldest without a result, in images: bounds what waits for its turn.
 MOST_AHEAD = 4096
+# Codes of a stream that is refused whatever goes on it, by the server or by a proxy before it.
+_REFUSED_CODES = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
 # How often the clocks are looked at, in seconds: not for each image, which would cost more than sending it.
 _TICK_SECONDS = 0.02
 
@@ -222,16 +227,17 @@ class ResendingStream:
         assert lane.stream is not None, "it is the one that ended"
         refusal = refusal or InternalError("the server ended the stream before it had answered")
         stops = refusal.reason == ErrorReason.ERROR_REASON_SHUTTING_DOWN
+        refused = refusal.code in _REFUSED_CODES
         if stops:
             self._turned_away_time = min(self._turned_away_time, time.monotonic())
             self._turned_away = refusal
         for image in self._outstanding.on(lane.stream):
-            if not stops and self._outstanding.note_break(image):
+            if not (stops or refused) and self._outstanding.note_break(image):
                 self._outstanding.take(image)
                 self._finish(image, _guilty(refusal))
             else:
                 self._outstanding.send_again(image)
-        lane.note_end(refusal)
+        (lane.note_refused if refused else lane.note_end)(refusal)
 
     def _look_at_clocks(self, now: float) -> Refusal | None:
         """Does what is due; gives the reason to stop where no server has been well for too long."""

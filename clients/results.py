@@ -39,10 +39,11 @@ def check_out(out: Path) -> None:
     """
     if out.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"--out: {out} must end in .csv or .json")
-    if out.is_dir():
+    # Not those of Path, which raise where a disk or a right is missing.
+    if os.path.isdir(out):  # noqa: PTH112
         raise UsageError(f"--out: {out} is a folder; name a file")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out: there is no folder {out.parent}; make it first")
+    if not os.path.isdir(out.parent):  # noqa: PTH112
+        raise UsageError(f"--out: there is no folder {out.parent}, or it cannot be reached; make it first")
     if not os.access(out.parent, os.W_OK | os.X_OK):
         raise UsageError(f"--out: cannot write into {out.parent}; name a file elsewhere")
 

@@ -20,7 +20,12 @@ from .connection import (
 
 
 def resumed(
-    connection: Connection, open_stream: Callable[[], Any], *, has_all: Callable[[], bool], lost_seconds: float
+    connection: Connection,
+    open_stream: Callable[[], Any],
+    *,
+    has_all: Callable[[], bool],
+    lost_seconds: float,
+    reached: bool,
 ) -> Generator[Any, None, None]:
     """The messages of a server's stream, opened anew whenever it ends before its time.
 
@@ -32,11 +37,13 @@ def resumed(
         has_all: Whether the caller has all that it wants.
         lost_seconds: Time without contact after which it gives up, in seconds; at most 5 s where the server was never
             reached.
+        reached: Whether it has answered before, to another call.
 
     Raises:
         Refusal: The last stream's, as a sentence.
     """
-    heard, failure_count, patience_seconds = time.monotonic(), 0, min(lost_seconds, START_SECONDS)
+    heard, failure_count = time.monotonic(), 0
+    patience_seconds = lost_seconds if reached else min(lost_seconds, START_SECONDS)
     while True:
         opened, message_count = time.monotonic(), 0
         stream = open_stream()

@@ -51,10 +51,10 @@ class Servers:
         """What `attempt` returns, tried again, at the next server, while that may help.
 
         Args:
-            attempt: One call; takes the server to ask and the seconds that are left.
+            attempt: One call; takes the server to ask and the seconds that it has.
             timeout_seconds: Time for all attempts together.
-            unreachable_seconds: Time for servers that cannot be reached, before any has answered; `timeout_seconds`
-                where that is less.
+            unreachable_seconds: Time for servers that cannot be reached, before any has answered, once each was
+                asked; `timeout_seconds` where that is less.
 
         Raises:
             Refusal: The last attempt's, as a sentence.
@@ -75,7 +75,12 @@ class Servers:
         try:
             # Who answered once is there: what is asked next may wait through a restart.
             patience_seconds = timeout_seconds if self._reached else unreachable_seconds
-            reply = persist(once, timeout_seconds=timeout_seconds, unreachable_seconds=patience_seconds)
+            reply = persist(
+                once,
+                timeout_seconds=timeout_seconds,
+                unreachable_seconds=patience_seconds,
+                server_count=len(self.connections),
+            )
         except Refusal as refusal:
             raise connection.explained(refusal) from refusal.__cause__
         self._reached = True

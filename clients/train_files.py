@@ -72,7 +72,7 @@ def places(artifacts: Sequence[TrainJobArtifact], out: Path) -> dict[str, Path]:
 def fetch(
     connection: Connection, request: ReadTrainJobArtifactRequest, place: Path, *, lost_seconds: float, show: Show
 ) -> None:
-    """Puts a file in its place once it is whole and has the digest that the service says.
+    """Puts a file in its place once it is whole and has the digest that the service, which listed it, says.
 
     Raises:
         FileNotFetched: It does not arrive as it is, or cannot be written.
@@ -88,7 +88,7 @@ def fetch(
         return bool(described.digest) and file.tell() == described.byte_count
 
     with _beside(place) as file:
-        messages = resumed(connection, open_stream, has_all=has_all, lost_seconds=lost_seconds)
+        messages = resumed(connection, open_stream, has_all=has_all, lost_seconds=lost_seconds, reached=True)
         with contextlib.closing(messages):
             for message in messages:
                 if message.WhichOneof("content") == "artifact":

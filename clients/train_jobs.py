@@ -83,7 +83,7 @@ class TrainJobs:
         self._connection = Connection(address, security=security, starter="trainer serve")
         self._stub = self._connection.train_stub
         self._timeout_seconds, self._lost_seconds = timeout_seconds, lost_seconds
-        self._unreachable_seconds = START_SECONDS
+        self._reached = False
 
     def __enter__(self) -> Self:
         return self
@@ -165,7 +165,7 @@ class TrainJobs:
             Refusal: There is no such job, or no contact for `lost_seconds`.
         """
         request = WatchTrainJobRequest(name=name_of(job), after_sequence=after_sequence)
-        return watched(self._connection, request, lost_seconds=self._lost_seconds)
+        return watched(self._connection, request, lost_seconds=self._lost_seconds, reached=self._reached)
 
     def wait(self, job: str | TrainJob) -> TrainJob:
         """The job once it has ended, however it ended: `state` tells.
@@ -249,11 +249,12 @@ class TrainJobs:
         return self._persist(lambda seconds_left: method(request, timeout=seconds_left, metadata=call_id))
 
     def _persist(self, attempt: Callable[[float], Any]) -> Any:  # noqa: ANN401  # the same
-        answer = self._connection.persist(
-            attempt, timeout_seconds=self._timeout_seconds, unreachable_seconds=self._unreachable_seconds
-        )
         # Who answered once is there: what is asked next may wait through a restart.
-        self._unreachable_seconds = self._timeout_seconds
+        patience_seconds = self._timeout_seconds if self._reached else START_SECONDS
+        answer = self._connection.persist(
+            attempt, timeout_seconds=self._timeout_seconds, unreachable_seconds=patience_seconds
+        )
+        self._reached = True
         return answer
 
 

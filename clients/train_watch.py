@@ -15,9 +15,15 @@ from .train_names import has_ended
 
 
 def watched(
-    connection: Connection, request: WatchTrainJobRequest, *, lost_seconds: float
+    connection: Connection, request: WatchTrainJobRequest, *, lost_seconds: float, reached: bool
 ) -> Iterator[WatchTrainJobResponse]:
     """The job as it stands, then its events after `request.after_sequence`, until it has ended.
+
+    Args:
+        connection: The way to the service.
+        request: Which job, and the last event that the caller has; moved on with each event.
+        lost_seconds: Time without contact after which it gives up, in seconds.
+        reached: Whether the service has answered before.
 
     Raises:
         Refusal: There is no such job, or no contact for `lost_seconds`.
@@ -28,7 +34,7 @@ def watched(
         return connection.train_stub.WatchTrainJob(request, metadata=call_metadata())
 
     stands: TrainJob | None = None
-    messages = resumed(connection, open_stream, has_all=lambda: ended, lost_seconds=lost_seconds)
+    messages = resumed(connection, open_stream, has_all=lambda: ended, lost_seconds=lost_seconds, reached=reached)
     with contextlib.closing(messages):
         for response in messages:
             kind = response.WhichOneof("event")

@@ -43,38 +43,43 @@ def find_images(arguments: Iterable[str], *, leave_out: Iterable[Path] = ()) -> 
     for argument in arguments:
         if not os.path.lexists(argument):
             raise UsageError(f"nothing is there under {argument}; name photos or folders of photos")
-        for path in _below(argument) if Path(argument).is_dir() else [argument]:
+        # Path.is_dir raises where a disk or a right is missing; reading the path will say so.
+        is_folder = os.path.isdir(argument)  # noqa: PTH112
+        for path, by_name in _below(argument) if is_folder else [(argument, False)]:
             absolute = os.path.abspath(path)  # noqa: PTH100  # the same
-            if path is argument or has_image_extension(Path(path)) or Path(path).is_dir():
+            if not by_name or has_image_extension(Path(path)):
                 paths.setdefault(absolute, path)
             elif absolute not in own:
                 skipped.add(absolute)
     return Found(paths=tuple(paths.values()), skipped_count=len(skipped - set(paths)))
 
 
-def _below(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Every file below `folder`, depth first, by name; a folder that cannot be walked as itself."""
+def _below(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, bool]]:
+    """Every file below `folder`, depth first, by name, and whether its name must be an image's.
+
+    A folder that cannot be walked comes as itself, whatever its name.
+    """
     try:
         status = Path(folder).stat()
         here = (status.st_dev, status.st_ino)
         if here in above:
-            yield folder
+            yield folder, False
             return
         with os.scandir(folder) as entries:
             found = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
     except OSError:
-        yield folder
+        yield folder, False
         return
     for name, is_folder in found:
         path = os.path.join(folder, name)  # noqa: PTH118  # a Path would drop a leading `./` of the user's
         if is_folder:
             yield from _below(path, above | {here})
         else:
-            yield path
+            yield path, True
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # a link that leads to itself: reading it will say so
+        return True  # a link that leads to itself, or to a disk that has gone: walking it will say so

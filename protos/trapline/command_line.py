@@ -25,6 +25,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from trapline.errors import TraplineError, UsageError
 
+# The exit code of an end by SIGTERM.
+_TERMINATED = 143
+
 
 class Options(BaseSettings):
     """Base of a verb's options. Subclasses set `env_prefix`; the class's docstring is the verb's help.
@@ -144,6 +147,7 @@ def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = 
         The exit code. Usage errors and `--help` end the process by SystemExit, as argparse does.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _replace_closed_outputs()
     try:
         try:
             return _run(program, verbs, words)
@@ -178,8 +182,37 @@ def _run(program: str, verbs: Sequence[Verb], words: list[str]) -> int:
         tell(f"{program} {verb.name}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
+        _hurry_output()
         tell(f"{program} {verb.name}: interrupted")
         return 130
+    except SystemExit as ended:
+        if ended.code == _TERMINATED:
+            _hurry_output()
+        raise
+
+
+def _replace_closed_outputs() -> None:
+    """Gives an output that the shell closed (`2>&-`) a place to go; Python has None for it, which has no methods."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # to the end
+
+
+def _hurry_output() -> None:
+    """Prints what is left as far as its reader takes it now: one that pauses (`| less`) holds up no end asked for."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:
+        return  # no file: somebody in this process reads it
+    waits = os.get_blocking(descriptor)
+    try:
+        os.set_blocking(descriptor, False)
+        try:
+            sys.stdout.flush()
+        finally:
+            os.set_blocking(descriptor, waits)  # other processes may write there, too
+    except BlockingIOError:
+        drop_output()
 
 
 def drop_output() -> None:
@@ -236,4 +269,4 @@ def _top_level(program: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
+    raise SystemExit(_TERMINATED)

@@ -1,7 +1,11 @@
+import contextlib
+import socket
 import subprocess
 import sys
+import threading
 import time
 
+import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +18,7 @@ from trapline.errors import (
     ModelInvalid,
     ModelNotFound,
     QueueFull,
+    Refusal,
     RequestInvalid,
     ShuttingDown,
 )
@@ -109,6 +114,33 @@ def test_a_proxy_in_the_environment_is_not_asked(running, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with Classifier(running.address, model="fox") as classifier:
         assert classifier.model().version == "3"
+
+
+def test_a_slow_line_connects(running):
+    """Also one over which the server's first word takes longer than a second."""
+    with socket.create_server(("127.0.0.1", 0)) as line:
+        threading.Thread(target=carry, args=(line, running.address), daemon=True).start()
+        with Classifier(f"127.0.0.1:{line.getsockname()[1]}", model="fox") as classifier:
+            assert classifier.classify(b"fox").predictions[0].label_id == "fox"
+
+
+def carry(line, address):
+    """Carries one connection, and after it any other; what comes back waits at first."""
+    while True:
+        try:
+            near, far = line.accept()[0], socket.create_connection(address.split(":"))
+        except OSError:
+            return  # the line is closed
+        threading.Thread(target=pump, args=(near, far, 0.0), daemon=True).start()
+        threading.Thread(target=pump, args=(far, near, 1.5), daemon=True).start()
+
+
+def pump(source, sink, wait_seconds):
+    time.sleep(wait_seconds)
+    with source, contextlib.suppress(OSError):
+        while content := source.recv(65536):
+            sink.sendall(content)
+        sink.shutdown(socket.SHUT_RDWR)
 
 
 def test_results_come_in_the_order_asked_for_whatever_order_the_answers_have(running):
@@ -208,6 +240,21 @@ def test_a_server_that_never_finishes_stopping_ends_the_job(running):
     with Classifier(running.address, model="fox", timeout_seconds=0.3) as classifier:
         results = list(classifier.classify_many(images(4), window=2))
     assert [type(result.refusal) for result in results] == [ShuttingDown] * 4
+
+
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"])
+def test_a_refused_stream_ends_the_job_at_once(running, code):
+    """Where health and GetModel work and streams do not, behind a proxy say, no image is suspected of it."""
+    refusal = Refusal("not through here")
+    refusal.code = grpc.StatusCode[code]
+    running.script.stream_ends = [refusal] * 99
+    with Classifier(running.address, model="fox") as classifier:
+        results = list(classifier.classify_many(images(9), window=3))
+    assert [result.index for result in results] == list(range(9))
+    assert {result.refusal.code for result in results} == {refusal.code}
+    assert len({result.refusal.message for result in results}) == 1
+    assert f"the server at {running.address}" in results[0].refusal.message
+    assert running.script.stream_count == 1
 
 
 def test_a_queue_that_stays_full_refuses_its_image(running):

@@ -303,6 +303,24 @@ def test_the_script_ends_without_the_interpreters_end(words):
         assert "127.0.0.1:1" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [("KeyboardInterrupt", 130, ""), ("RuntimeError('odd')", 1, "RuntimeError: odd"), ("SystemExit(143)", 143, "")],
+)
+def test_whatever_escapes_ends_without_the_interpreters_end(raised, code, said):
+    """A second Ctrl-C in silence, a fault of ours with its traceback."""
+    program = f"""if True:
+        import atexit, time
+        atexit.register(time.sleep, 600)
+        from clients import cli
+        def escape(*_): raise {raised}
+        cli.command_line.main = escape
+        cli.main()"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == code
+    assert ended.stderr.splitlines()[-1:] == ([said] if said else [])
+
+
 def test_plain_progress_lines_tell_the_time_left(capsys):
     """Without a terminal, lines say how far the job is, how fast, and how long it will take; few failures are told."""
     with progress.shown(60, bar=False, every_seconds=0) as (tally, show):

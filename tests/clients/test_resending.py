@@ -187,6 +187,22 @@ def test_each_stream_is_told_that_nothing_more_comes(monkeypatch):
     assert set(map(id, opened)) == set(map(id, closed))
 
 
+def test_a_server_that_does_not_answer_gets_no_stream_at_once(monkeypatch):
+    """What it has not answered would go back to it: its new stream has the fewest images under way."""
+    monkeypatch.setattr(connection, "_FIRST_BACKOFF_SECONDS", 60.0)
+    server = Server([])
+    one = lane.Lane(
+        SimpleNamespace(classify_stub=server), model="models/m", events=queue.SimpleQueue(), timeout_seconds=1
+    )
+    one.take(server.news())
+    one.open_if_due(time.monotonic())
+    assert one.stream is not None
+    one.cancel()
+    one.take(server.news())
+    one.open_if_due(time.monotonic())
+    assert one.stream is None
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     fleet=st.lists(st.lists(st.sampled_from(ACTS), max_size=12), min_size=1, max_size=3),

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from clients.classifier import Classifier
-from clients.connection import ServerUnreachable
+from clients.connection import QUESTION_SECONDS, Connection, ServerUnreachable
 from clients.servers import Servers
-from trapline.errors import ImageUnreadable, InternalError, RequestInvalid, ShuttingDown
+from trapline.errors import ImageUnreadable, InternalError, RequestInvalid, ShuttingDown, TokenInvalid
 from trapline.request_id import is_request_id
 
 
@@ -77,6 +77,16 @@ def test_all_lost_refuses_the_rest(two):
     refused = [result.refusal for result in results if result.refusal]
     assert len(refused) == 12
     assert {type(refusal) for refusal in refused} == {ServerUnreachable}
+
+
+def test_a_server_that_refuses_streams_is_left_alone(two):
+    """The other one answers what it was given, and the rest."""
+    one, other = two
+    one.script.stream_ends = [TokenInvalid("not this token")] * 99
+    with Classifier([one.address, other.address], model="fox") as classifier:
+        assert labels_of(classifier.classify_many(images(60), window=6)) == images(60)
+    assert one.script.stream_count <= 1
+    assert sorted(other.script.seen) == sorted(images(60))
 
 
 def test_a_server_that_does_not_serve_is_left_alone_and_comes_back(two, health):
@@ -199,11 +209,33 @@ def test_an_unhealthy_server_alone_is_waited_for(running, health):
         assert labels_of(results) == images(3)
 
 
-def test_servers_that_answered_once_are_waited_for(monkeypatch, nobody):
-    """A restart that takes longer than the 5 s of a first call is waited for."""
+@pytest.fixture(name="now")
+def _now(monkeypatch):
+    """The time that attempts go by, in a list; waits between them take none of ours."""
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
     monkeypatch.setattr("clients.connection.time", clock)
+    return now
+
+
+@pytest.mark.parametrize("timeout_seconds", [60, 8, 4])
+def test_a_first_server_that_hangs_leaves_the_second_time(now, nobody, timeout_seconds):
+    """One that takes connections and never answers costs time, however little there is, and no call."""
+    servers = Servers([nobody, nobody])
+    hangs = servers.connections[0]
+
+    def attempt(connection: Connection, seconds_left: float) -> str:
+        if connection is hangs:
+            now[0] += min(seconds_left, QUESTION_SECONDS)
+            raise ServerUnreachable("no answer")
+        return "answer"
+
+    assert servers.persist(attempt, timeout_seconds=timeout_seconds) == "answer"
+    servers.close()
+
+
+def test_servers_that_answered_once_are_waited_for(now, nobody):
+    """A restart that takes longer than the 5 s of a first call is waited for."""
     servers = Servers([nobody])
 
     def attempt(*_: object) -> str:

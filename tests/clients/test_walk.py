@@ -1,8 +1,10 @@
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from clients.results import check_out
 from clients.walk import find_images
 from trapline.errors import UsageError
 
@@ -61,6 +63,40 @@ def test_a_folder_that_may_not_be_read_is_a_path(photos):
     (photos / "camera 0").chmod(0)
     assert names(find_images([str(photos)]))[0] == "camera 0"
     (photos / "camera 0").chmod(0o700)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTCONN, errno.ESTALE, errno.EIO])
+def test_a_folder_that_cannot_be_reached_is_a_path(photos, unreachable, number):
+    """Whether it is named, found or linked to: its row says so, and the rest is classified."""
+    (photos / "link").symlink_to(photos / "camera 0")
+    unreachable(number, photos / "camera 0", photos / "link")
+    assert names(find_images([str(photos / "camera 0")])) == ["camera 0"]
+    found = find_images([str(photos)])
+    assert names(found) == ["camera 0", *(f"{number:02}.JPG" for number in (1, 3, 5, 7, 9, 11)), "link"]
+    assert found.skipped_count == 1
+
+
+def test_an_out_that_cannot_be_reached_is_a_sentence(photos, unreachable):
+    """A disk that has gone is no traceback."""
+    unreachable(errno.ENOTCONN, photos, photos / "rows.csv")
+    with pytest.raises(UsageError, match=r"there is no folder .*photos, or it cannot be reached"):
+        check_out(photos / "rows.csv")
+
+
+@pytest.fixture(name="unreachable")
+def _unreachable(monkeypatch):
+    """Lets looking at paths fail, as the disk would; no right is missing for root."""
+    stat = os.stat
+
+    def gone(number, *paths):
+        def failing(path, *arguments, **options):
+            if os.fspath(path) in map(str, paths) and options.get("follow_symlinks", True):
+                raise OSError(number, os.strerror(number))
+            return stat(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "stat", failing)
+
+    return gone
 
 
 def test_a_path_that_is_not_there_is_a_usage_error(tmp_path):

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 TOP = Path(__file__).parents[2]
 PAGE = (TOP / "deploy" / "README.md").read_text(encoding="utf-8")
@@ -192,6 +193,30 @@ def test_units_are_installed_where_systemd_looks(tmp_path):
     }
     assert commands.index("systemd-sysusers") < commands.index("systemd-tmpfiles --create")
     assert commands[-1] == "systemctl enable --now trapline-trainer trapline-server"
+    assert "- To upgrade, `systemctl stop trapline-trainer trapline-server` first" in PAGE  # `enable` restarts nothing
+
+
+def test_pins_are_written_where_servers_read_them():
+    """Servers may not write them; the page's paths are those of unit, compose file and trainer's Pod."""
+    page = (TOP / "docs" / "operations.md").read_text(encoding="utf-8")
+    host, pod, inside = re.search(
+        r"`echo 1 > (\S+)/ID/pinned`, as root.*?exec (\S+) -- sh -c 'echo 1 > (\S+)/ID/pinned'`", page, re.DOTALL
+    ).groups()
+    unit = (TOP / "deploy" / "systemd" / "trapline-server.service").read_text(encoding="utf-8")
+    assert f"SERVER_MODELS={host}\n" in unit
+    assert "ProtectSystem=strict" in unit
+    assert "ReadWritePaths" not in unit
+    services = yaml.safe_load((TOP / "deploy" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    home = host.removesuffix("/models")
+    assert services["server"]["volumes"] == [f"${{TRAPLINE_HOME:-{home}}}/models:/models:ro"]
+    base = TOP / "deploy" / "kustomize" / "base"
+    for file, kind, writes in (("server.yaml", "Deployment", False), ("trainer.yaml", "StatefulSet", True)):
+        documents = yaml.safe_load_all((base / file).read_text(encoding="utf-8"))
+        (workload,) = [each for each in documents if each["kind"] == kind]
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        (mount,) = [each for each in container["volumeMounts"] if each["name"] == "models"]
+        assert (mount["mountPath"], not mount.get("readOnly", False)) == (inside, writes)
+    assert pod == f"{workload['metadata']['name']}-0"
 
 
 def test_images_are_built_by_arguments_that_there_are():

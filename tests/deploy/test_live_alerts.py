@@ -217,6 +217,8 @@ def test_faults_of_jobs(scene):
         ):
             assert scene.seen[name]["labels"]["instance"] == program.metrics, name
         service.end()
+    scene.read("trapline-trainer")
+    scene.fires("TraplineTrainerAbsent")
     scene.read("trapline-trainer", scene.trainer_at_first)
 
 

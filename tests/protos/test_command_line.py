@@ -48,7 +48,7 @@ def _run(monkeypatch):
 
 # A program of its own for what only a process shows: signals, pipes, exit codes.
 PROGRAM = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -65,6 +65,16 @@ def work(options):
             signal.pause()
         finally:
             print("cleaned up", flush=True)
+    if options.kind == "full":
+        os.set_blocking(1, False)
+        try:
+            while True:
+                os.write(1, b"x" * 4096)
+        except BlockingIOError:
+            os.set_blocking(1, True)
+        print("waits for its reader")
+        command_line.tell("full")
+        signal.pause()
     for line in range(int(options.kind)):
         print("line", line)
     return 0
@@ -269,6 +279,34 @@ def test_a_signal_ends_the_program_after_its_clean_up(program, sent, code):
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (code, "cleaned up\n")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_reader_that_pauses_holds_up_no_end_asked_for(program, sent, code):
+    """Ctrl-C in `| less` ends the program, though nobody takes what it has printed; the pipe is left as it was."""
+    read, write = os.pipe()
+    command = [*program, "work", "full"]
+    with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        try:
+            assert process.stderr.readline() == "full\n"
+            process.send_signal(sent)
+            said = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    assert (process.returncode, "Traceback" in said) == (code, False)
+    assert os.get_blocking(write)
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", ">&- 2>&-"])
+def test_an_output_that_is_closed_is_none(program, redirection):
+    """The work is done as ever, and what goes to one output is not printed on the other."""
+    for words, code in (("work 3", 0), ("work 0 --bogus", 2)):
+        command = f"'{program[0]}' '{program[1]}' {words} {redirection}"
+        done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (code, "")
+        assert done.stdout == ("line 0\nline 1\nline 2\n" if (code, redirection) == (0, "2>&-") else "")
 
 
 @pytest.mark.parametrize("words", [["work", "3"], ["work", "100000"], ["--help"], ["work", "--help"]])

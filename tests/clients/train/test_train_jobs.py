@@ -239,6 +239,18 @@ def test_a_lost_service_is_given_up_after_the_stated_time(service, serve):
     server.stop(0).wait()
 
 
+def test_a_service_that_has_answered_is_waited_for(service, address, jobs, tmp_path, monkeypatch):
+    """Each file and each watch, too, after a first answer: a restart between them is waited out for `lost_seconds`."""
+    monkeypatch.setattr("clients.resuming.START_SECONDS", 0.0)
+    service.finished("fox").files = {"a.txt": b"a", "b.txt": b"b"}
+    service.refusals["read"] = [ShuttingDown("it stops")] * 2
+    service.refusals["watch"] = [ShuttingDown("it stops")] * 2
+    with TrainJobs(address) as stranger, pytest.raises(ShuttingDown):
+        list(stranger.watch("fox"))
+    assert len(jobs.fetch("fox", tmp_path)) == 2
+    assert next(jobs.watch("fox")).train_job.name == "trainJobs/fox"
+
+
 def test_nobody_there_is_a_sentence(nobody):
     """Every call says how to start a service."""
     with TrainJobs(nobody, timeout_seconds=0.3, lost_seconds=0.3) as jobs:
