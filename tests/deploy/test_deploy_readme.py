@@ -134,8 +134,8 @@ def test_the_page_leads_to_an_answer(checkout, shell):
     commands, using = blocks("On one machine")
     started(shell, commands)
     for line in using:
-        kind = line.split()[1]
-        shell.tell(f"export TRAPLINE_SERVER={shell.addresses.get(kind, '')}")
+        kind = "train" if "trapline train " in line else "classify"
+        shell.tell(f"export TRAPLINE_SERVER={shell.addresses[kind]}")
         shell.tell(line)
     ended(shell)
     answers = {Path(row["path"]).name: row for row in rows_of(checkout / "answers.csv")}
