@@ -102,16 +102,13 @@ class Images:
         refusal = None if serving is None else serving.batcher.refusal(turns_of(context))
         if serving is None or refusal is None:
             return None
-        return partial(self._refuse_unread, serving.model_id, refusal)
+        return partial(self._refuse_unread, serving.model_id, [refusal])
 
-    def _refuse_unread(self, model_id: str, refusal: QueueFull) -> NoReturn:
+    def _refuse_unread(self, model_id: str, refusals: list[QueueFull]) -> NoReturn:
         current().note_image(0)
         current().note_model(model_id)
         with self._failures_counted(f"{_PREFIX}{model_id}"):
-            try:
-                raise refusal
-            finally:
-                del refusal  # whose traceback refers to this frame
+            raise refusals.pop()  # its traceback refers to all frames that know of the list
 
     async def admit_in_turn(
         self, request: classify_pb2.ClassifyRequest, *, caller: str, deadline: float | None
