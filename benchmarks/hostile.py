@@ -8,7 +8,6 @@ Writes benchmarks/results/hostile_<hardware>_<yyyy-mm>.json and .md.
 
 import argparse
 import datetime as dt
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 from preprocess import hardware
 from rows import commit
-from serving.recorded import own_versions, result_path
+from serving.recorded import own_versions, result_path, write
 
 MOST_HEALTH_MS, MOST_BOMB_MS = 100, 10
 TOP = Path(__file__).resolve().parents[1]
@@ -98,10 +97,7 @@ def main() -> None:
         "measured": measured,
     }
     path = arguments.json or result_path("hostile", machine)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(page(result))
-    print(page(result))
+    write(result, page(result), path)
 
 
 if __name__ == "__main__":

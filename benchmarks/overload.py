@@ -8,7 +8,6 @@ part is counted.
 
 import argparse
 import datetime as dt
-import json
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from serving.assets import Assets, assets, null_model, null_photos, photos, rand
 from serving.figures import REFUSAL_SECONDS, dead_share, overload_budget, seconds_until_normal
 from serving.levels import LevelFailed, level, load_of
 from serving.load import OK, REFUSED
-from serving.recorded import own_versions, result_path
+from serving.recorded import own_versions, result_path, write
 from serving.server_metrics import Counted, counted
 from serving.servers import TOP, Running, Wanted, running
 
@@ -253,10 +252,7 @@ def main() -> None:
     except LevelFailed as failed:
         raise SystemExit(str(failed)) from failed
     path = arguments.json or result_path(f"overload_{result['model']}", result["hardware"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(page(result))
-    print(page(result))
+    write(result, page(result), path)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ mixed versions) and decide the exit code; times are printed and recorded, no mor
 import argparse
 import datetime as dt
 import functools
-import json
 import os
 import signal
 import sys
@@ -29,7 +28,7 @@ from rows import commit
 from serving.assets import Assets, label_ids, second_version
 from serving.fleet import Fleet, NotReady
 from serving.levels import LevelFailed, level, load_of
-from serving.recorded import own_versions, result_path
+from serving.recorded import own_versions, result_path, write
 from serving.servers import Wanted, repository
 from serving.traffic import Traffic
 
@@ -237,10 +236,7 @@ def main() -> None:
     except (LevelFailed, NotReady) as failed:
         raise SystemExit(str(failed)) from failed
     path = arguments.json or result_path(f"restarts_{result['model']}", result["hardware"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(page(result))
-    print(page(result))
+    write(result, page(result), path)
     sys.exit(1 if problems(result) else 0)
 
 

@@ -101,3 +101,8 @@ def output_invalid(model_id: str, what: str) -> ModelOutputInvalid:
     return ModelOutputInvalid(
         f"models/{model_id} gave {what} for this image; export the model again", model=f"models/{model_id}"
     )
+
+
+def closed(pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:  # noqa: ARG001  # as `Run` has it
+    """The `Run` of a queue that has ended."""
+    raise AssertionError("a closed queue runs nothing")

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from trapline.errors import QueueFull, Refusal, ShuttingDown
 from trapline.service.errors import as_refusal
 
-from .batch import Answer, Batch, Outcome, Run, outcome_of, output_invalid
+from .batch import Answer, Batch, Outcome, Run, closed, outcome_of, output_invalid
 from .decoding import Decode, Decoding, Encoded
 from .fair_queue import FairQueue
 from .lanes import Lanes, Offer, Taken
 from .metrics import Metrics
-from .pace import Pace
+from .pace import Pace, retry_seconds
 from .places import Lane, Places, QueueLimits, Ticket
 
 #: After this many failed batches in a row the device is taken for broken.
@@ -121,14 +121,14 @@ class Batcher:
             deadline=deadline,
             wait_seconds=expected,
             margin_seconds=self.pace.margin_seconds,
-            retry_seconds=_retry_seconds(now),
+            retry_seconds=retry_seconds(now),
         )
         if wait_seconds is not None:
             ticket.wait_seconds = 0.0  # the others of its call go before it, too: it tells nothing of expectations
         return ticket
 
     def refusal(self, caller: str) -> QueueFull | None:
-        """What `admit` would raise for a call of `caller` whatever image it has, counted; None where it might not."""
+        """What `admit` would raise for a call of `caller` whatever image it has; None where it might not."""
         wait = self.wait_seconds(caller)
         return self._places.refusal(
             0,
@@ -136,7 +136,7 @@ class Batcher:
             caller=caller,
             wait_seconds=wait,
             margin_seconds=self.pace.margin_seconds,
-            retry_seconds=_retry_seconds(wait),
+            retry_seconds=retry_seconds(wait),
         )
 
     async def room(self) -> None:
@@ -165,8 +165,8 @@ class Batcher:
                 ticket.check_deadline()
             return await self._answer(image)
         except asyncio.CancelledError:
-            # It stays in its queue until its turn comes, and its file, which has no place any more, must not.
-            image.decode = _left
+            # It stays in its queue until its turn comes, and its file, which has no place any more, does not.
+            image.let_go_of_file()
             raise
 
     def _answer(self, image: Encoded) -> "asyncio.Future[Answer]":
@@ -187,7 +187,7 @@ class Batcher:
             image.ticket.count_cancelled()
         # This and its places refer to each other: the model's memory would wait for the garbage collector, which a
         # server that only answers calls hardly ever needs.
-        self._run = _closed
+        self._run = closed
 
     def abort(self) -> None:
         """Ends at once: what waits is refused with ShuttingDown, and what runs is not answered."""
@@ -297,15 +297,3 @@ class Batcher:
             self._metrics.batch_failures.labels(self._model_id).inc()
         if self.broken != was_broken:
             self._on_broken()
-
-
-def _retry_seconds(wait_seconds: float) -> float:
-    return min(5.0, max(0.05, wait_seconds / 2))
-
-
-def _left() -> NDArray[np.uint8]:
-    raise AssertionError("what nobody waits for is not decoded")
-
-
-def _closed(pixels: NDArray[np.uint8], *, alone: bool) -> NDArray[np.float32]:  # noqa: ARG001  # as `Run` has it
-    raise AssertionError("a closed queue runs nothing")

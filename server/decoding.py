@@ -49,6 +49,10 @@ class Encoded(Waiting):
             self.seconds = time.perf_counter() - began
         return self.pixels is not None
 
+    def let_go_of_file(self) -> None:
+        """Keeps the file no longer: nobody waits for the image any more, so it is not decoded."""
+        self.decode = _left
+
     def leave_out(self) -> None:
         """Ends its wait without a run: tells its caller why, and counts it where nobody waits any more."""
         problem, self.problem = self.problem, None  # whose traceback refers to this image
@@ -58,6 +62,10 @@ class Encoded(Waiting):
             self.ticket.count_cancelled()
         else:
             self.fail(problem)
+
+
+def _left() -> NDArray[np.uint8]:
+    raise AssertionError("what nobody waits for is not decoded")
 
 
 class Decoding:

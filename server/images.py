@@ -107,6 +107,7 @@ class Images:
     def _refuse_unread(self, model_id: str, refusals: list[QueueFull]) -> NoReturn:
         current().note_image(0)
         current().note_model(model_id)
+        self._metrics.dropped.labels(model_id, "refused").inc()
         with self._failures_counted(f"{_PREFIX}{model_id}"):
             raise refusals.pop()  # its traceback refers to all frames that know of the list
 

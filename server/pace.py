@@ -127,3 +127,8 @@ class Pace:
 
     def _line(self, *, alone: bool) -> Line:
         return self.arrangement.alone if alone else self.arrangement.loaded
+
+
+def retry_seconds(wait_seconds: float) -> float:
+    """When a caller that was refused at such an expected wait may come back, in seconds."""
+    return min(5.0, max(0.05, wait_seconds / 2))

@@ -169,6 +169,8 @@ class Places:
             retry_seconds=retry_seconds,
         )
         if refusal is not None:
+            if lane is Lane.CALL:
+                self.count_dropped("refused")
             try:
                 raise refusal
             finally:
@@ -192,13 +194,11 @@ class Places:
         margin_seconds: float = 0.0,
         retry_seconds: float,
     ) -> QueueFull | None:
-        """What `admit` would raise, counted as refused; None where there is room."""
+        """What `admit` would raise; None where there is room."""
         # Of half the limit at most: a wait that nothing can be told about must not close the queue.
         longest = wait_seconds + min(margin_seconds, self._limits.max_wait_seconds / 2) if wait_seconds else 0.0
         if longest <= self._limits.max_wait_seconds and self._fits(byte_count, lane, caller):
             return None
-        if lane is Lane.CALL:
-            self.count_dropped("refused")
         return QueueFull(
             f"the queue of models/{self._model_id} is full: {self.image_count} images of at most "
             f"{self._limits.max_images}, {longest * 1000:.0f} ms to wait of at most "

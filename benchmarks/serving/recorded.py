@@ -1,6 +1,7 @@
 """What a result file says of itself: where it lies, and the versions that were measured."""
 
 import importlib.metadata
+import json
 import platform
 import re
 import sys
@@ -18,6 +19,14 @@ def result_path(name: str, machine: dict[str, Any]) -> Path:
     """Where a result of this month on this machine lies."""
     slug = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['cores']} cores".lower()).strip("-")
     return RESULTS / f"{name}_{slug}_{time.strftime('%Y-%m')}.json"
+
+
+def write(result: dict[str, Any], page: str, path: Path) -> None:
+    """Writes a result, its page beside it, and prints that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(page)
+    print(page)
 
 
 def own_versions() -> dict[str, str]:

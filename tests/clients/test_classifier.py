@@ -358,7 +358,7 @@ def test_the_clients_need_no_pixels():
 def test_an_abandoned_job_does_not_hold_up_the_interpreters_end(running):
     """A script that dies in the middle of a job ends, though a thread of gRPC's stood still with the stream's lock."""
     program = """
-import gc, sys, threading, time
+import gc, sys, threading
 from clients.classifier import Classifier
 from clients.stream import Stream
 
@@ -371,7 +371,7 @@ Stream.__init__ = noted
 def hold(taken):
     with streams[0]._call._state.condition:
         taken.set()
-        time.sleep(600)
+        threading.Event().wait()
 
 def begun():
     results = Classifier(sys.argv[1], model="fox").classify_many(b"%d" % number for number in range(100_000))

@@ -83,7 +83,8 @@ async def test_an_image_of_no_class_is_told(kit, models):
 async def test_sixty_four_callers_each_get_their_own_answer(kit, models):
     """64 different images at once, by calls and a stream together: nobody gets another one's scores."""
     colours = [(number * 4, 255 - number * 4, number * 37 % 256) for number in range(64)]
-    async with kit.running(models) as (_, stubs):
+    # How long they wait is not asked here, and on a busy machine they would be refused for it.
+    async with kit.running(models, max_queue_ms=60_000) as (_, stubs):
 
         async def stream():
             for number, colour in enumerate(colours):
@@ -222,6 +223,21 @@ async def test_a_full_queue_refuses_a_call_unread(kit, models, caplog):
         assert value("trapline_dropped_images_total", {"model": "colours", "cause": "refused"}) == 1
     line = next(text for text in caplog.messages if text.startswith("event=call ") and "QUEUE_FULL" in text)
     assert " model=colours images=1 answered=0 refused=1 bytes=0" in line
+
+
+async def test_who_comes_to_a_full_queue_at_the_end_is_sent_on_and_not_counted(kit, models):
+    """A server that takes nothing new says so, whatever its queue says; no image was refused for want of room."""
+    async with kit.running(models, holds=True, max_queue_images=1, max_batch=1, max_queue_ms=60_000) as (server, stubs):
+        serving = server.models.slot("colours").serving
+        serving.session.held.clear()
+        first = asyncio.ensure_future(stubs.classify.Classify(kit.request(kit.picture())))
+        await kit.until(lambda: serving.batcher.image_count == 1)
+        server._gate.close()
+        assert reason_name(await refusal(stubs.classify.Classify(kit.request(kit.picture())))) == "SHUTTING_DOWN"
+        value = server.metrics.registry.get_sample_value
+        assert value("trapline_dropped_images_total", {"model": "colours", "cause": "refused"}) is None
+        serving.session.held.set()
+        await first
 
 
 async def test_with_several_models_a_call_is_read_before_it_is_refused(kit, models):
@@ -388,10 +404,13 @@ async def test_a_call_that_ends_before_its_photo_came_is_not_told_as_wrong(kit, 
     caplog.set_level(logging.INFO)
     timeout = b"\0\x0cgrpc-timeout\x04100m" if ended_by == "its deadline" else b""
     async with kit.running(models) as (server, stubs):
+        idle = len(asyncio.all_tasks())
         connection = await asyncio.to_thread(raw_call, server.listen, fields=timeout)
-        await asyncio.sleep(0.3)
+        await kit.until(lambda: len(asyncio.all_tasks()) > idle)
+        if ended_by == "the caller":
+            connection.close()
+        await kit.until(lambda: len(asyncio.all_tasks()) == idle)
         connection.close()
-        await asyncio.sleep(0.5)
         assert (await stubs.classify.Classify(kit.request(kit.picture()))).model_version == "1"
         await kit.until(lambda: told(caplog))
         assert ["code=OK" in line for line in told(caplog)] == [True]
