@@ -230,7 +230,8 @@ def recorded(folder: RunFolder, world: World) -> Iterator[None]:
     if not was_done:
         folder.set_state("running", error=None)
     try:
-        yield
+        with _memory_told():
+            yield
     except BaseException as error:
         if not was_done:
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
@@ -239,6 +240,17 @@ def recorded(folder: RunFolder, world: World) -> Iterator[None]:
             with suppress(TrainerError):
                 folder.set_state("interrupted" if stopped else "failed", error=None if stopped else sentence)
         raise
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Says that memory ran out where no smaller batch would help; steps that have one say which (`out_of_memory`)."""
+    try:
+        yield
+    except MemoryError as error:
+        raise TrainerError(
+            "there is not enough memory left on this machine; end other programs, and run the same command again"
+        ) from error
 
 
 def _versions() -> dict[str, str]:

@@ -156,6 +156,9 @@ def main(program: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = 
     except BrokenPipeError:
         drop_output()
         return 0  # whoever read our output left (`| head`): nothing more to say
+    except MemoryError:
+        tell(f"{program}: error: there is not enough memory; end other programs, and run this again")
+        return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

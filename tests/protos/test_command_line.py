@@ -330,6 +330,17 @@ def test_a_full_disk_is_a_sentence(program, words):
     assert (done.stderr, done.returncode) == ("probe: error: the disk is full; make room, and run this again\n", 1)
 
 
+def test_no_memory_is_a_sentence(run, capsys):
+    """Where memory runs out outside of what knows a better size, exit 1 and what to do, never a traceback."""
+
+    def work(_options):
+        return bytes(1 << 62)
+
+    assert run("work", "d", work=work)[0] == 1
+    said = "probe: error: there is not enough memory; end other programs, and run this again\n"
+    assert capsys.readouterr().err == said
+
+
 def test_head_gets_its_line(program):
     """What was asked for arrives before the reader leaves."""
     command = f"'{program[0]}' '{program[1]}' work 100000 | head -1"

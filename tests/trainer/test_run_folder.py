@@ -3,8 +3,10 @@ import json
 import pytest
 
 from trainer.errors import TrainerError, UsageError
+from trainer.run import recorded
 from trainer.run_folder import PLAN_FILE, open_run, write_atomically, write_json
 from trainer.study.work import check_folder as study_folder
+from trainer.world import World
 
 
 def test_another_config_is_refused_and_named(tmp_path):
@@ -52,6 +54,17 @@ def test_a_run_that_failed_with_a_plan_may_be_mended_until_it_has_trained(tmp_pa
     with open_run(tmp_path / "run", after) as folder:
         assert folder.state == {"config": after}
         assert not (folder.path / PLAN_FILE).exists()
+
+
+def test_memory_that_runs_out_is_told_in_the_state(tmp_path):
+    """Outside of what has a batch size to try: a sentence that says what to do, and the same in the folder."""
+    with open_run(tmp_path / "run", {}) as folder:
+        with (
+            pytest.raises(TrainerError, match=r"not enough memory .* run the same command again") as told,
+            recorded(folder, World()),
+        ):
+            bytes(1 << 62)
+        assert (folder.state["state"], folder.state["error"]) == ("failed", str(told.value))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
