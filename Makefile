@@ -19,7 +19,8 @@ demo: install
 	$(BIN)/python docs/demo.py
 
 test: install
-	$(BIN)/python -m pytest -m 'not full'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not full and computes' -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'not full and not computes'
 
 test-full: install
 	$(BIN)/python -m pytest

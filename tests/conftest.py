@@ -21,6 +21,14 @@ NOTES = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    """Marks what may share the machine: tests that start no server or job, and end nothing at a moment that matters."""
+    for item in items:
+        where = item.path.relative_to(Path(__file__).parent)
+        if where.parts[0] in {"benchmarks", "protos", "ratchets", "trainer"} and not where.match("test_jobs_*"):
+            item.add_marker("computes")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real data and weights, where there is one."""
