@@ -25,7 +25,9 @@ def write_csv(path, columns, rows):
         writer.writerows(rows)
 
 
-def write_run(folder, right, *, labels=LABELS, state="done", parts=None, groups=None, relabelled=(), first_photo=0):
+def write_run(
+    folder, right, *, labels=LABELS, state="done", parts=None, groups=None, relabelled=(), first_photo=0, rule="folder"
+):
     """A run folder as `trainer run` leaves it, of as many test photos as `right` has; every other one is a deer."""
     folder.mkdir(parents=True)
     names = [f"{labels[number % 2]}/{first_photo + number:03}.jpg" for number in range(len(right))]
@@ -34,7 +36,7 @@ def write_run(folder, right, *, labels=LABELS, state="done", parts=None, groups=
     parts = dict.fromkeys(names, "test") | {"deer/train.jpg": "train"} | (parts or {})
     truth["deer/train.jpg"] = "deer"
     (folder / "state.json").write_text(json.dumps({"state": state}))
-    (folder / "metrics.json").write_text(json.dumps({"labels": list(labels)}))
+    (folder / "metrics.json").write_text(json.dumps({"labels": list(labels), "split": {"rule": rule}}))
     scanned = [(name, truth.get(name, "deer"), "", "ok", "", f"sha of {name}") for name in parts]
     scanned.append(("deer/broken.jpg", "deer", "", "unreadable", "broken", ""))
     write_csv(folder / "scan.csv", ("path", "label", "part", "status", "reason", "sha256"), scanned)
@@ -110,6 +112,21 @@ def test_photos_of_one_burst_count_once(tmp_path):
     assert pair.p < 0.001
     assert pair.interval[0] < 0 < pair.interval[1]
     assert pair.better is None
+
+
+def test_photos_that_no_rule_grouped_are_not_called_independent(tmp_path):
+    """Intervals of runs without groups say what they are worth; where one run knows groups, those are taken."""
+    rows = [
+        write_run(tmp_path / name, [True] * 40, rule=rule, groups=groups)
+        for name, rule, groups in (("a", "none", None), ("b", "none", None), ("c", "folder", ["x", "y"] * 20))
+    ]
+    alone, known = comparison_of(*rows[:2]), comparison_of(*rows[1:])
+    doubt = "as if each image were independent; bursts make it too narrow"
+    assert (alone.group_count, known.group_count) == (None, 2)
+    assert f"\non 40 test photos that all runs share; {doubt}\n" in table(alone)
+    assert alone.pairs[0].sentence.endswith(f"; {doubt})")
+    assert "\non 40 test photos in 2 groups that all runs share; 2 groups" in table(known)
+    assert doubt not in table(known)
 
 
 def test_photos_of_one_site_name_no_winner(tmp_path):

@@ -88,6 +88,27 @@ def test_a_difference_is_bonett_and_prices():
     assert got.interval == pytest.approx((share - half, share + half), abs=1e-9)
 
 
+def test_groups_that_all_agree_leave_as_much_open_as_they_can():
+    """Thirty bursts of ten without a difference leave room for bursts that have one: as thirty photos would."""
+    same = np.zeros(300, bool)
+    got = difference(same, same, np.repeat(singles(30), 10))
+    assert got.value == 0
+    assert got.interval == pytest.approx(difference(same[:30], same[:30], singles(30)).interval, abs=0.002)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.1, 0.3])
+@pytest.mark.parametrize(("group_count", "group_size"), [(30, 5), (100, 4), (60, 1)])
+def test_intervals_of_differences_hold_the_truth(group_count, group_size, share):
+    """Where few bursts or many differ, all photos of one alike, at least 92 of 100 intervals hold the truth."""
+    chance = np.random.default_rng(11)
+    groups, inside = np.repeat(singles(group_count), group_size), 0
+    for _ in range(1000):
+        kind = chance.choice(3, group_count, p=[1 - share, 0.75 * share, 0.25 * share])[groups]
+        low, high = difference(kind == 2, kind == 1, groups).interval
+        inside += low <= 0.5 * share <= high
+    assert inside / 1000 >= 0.92
+
+
 def test_made_up_photos_are_no_groups_of_their_own():
     """One site alone says nothing of others, and two sites leave one degree of freedom."""
     first, second = np.zeros(100, bool), np.ones(100, bool)

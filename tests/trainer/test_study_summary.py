@@ -16,8 +16,9 @@ LABELS = ("deer", "fox")
 PHOTOS = 200
 
 
-def held_out(group_count=PHOTOS):
-    return HeldOut(labels=LABELS, targets=np.arange(PHOTOS) % 2, groups=np.arange(PHOTOS) % group_count)
+def held_out(group_count=PHOTOS, *, known=True):
+    groups = np.arange(PHOTOS) % group_count
+    return HeldOut(labels=LABELS, targets=np.arange(PHOTOS) % 2, groups=groups, groups_known=known)
 
 
 def point(size, repeat, right, *, count=None, history=()):
@@ -218,6 +219,14 @@ def test_pictures_and_lines_are_made_of_every_size(tmp_path):
     lines = result(summary, tmp_path).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["10", "40", "all"]
     assert summary["more_images"]["sentence"] in lines
+
+
+def test_photos_that_no_rule_grouped_are_not_called_groups(tmp_path):
+    """Nothing is said of their number, and the intervals' worth is told."""
+    summary = summarised(points_of({"10": 0.6, "40": 0.8}), held_out(known=False))
+    assert summary["test"]["group_count"] is None
+    said = result(summary, tmp_path)
+    assert "200 photos; as if each image were independent; bursts make it too narrow\n" in said
 
 
 def test_few_groups_are_told_in_the_result(tmp_path):

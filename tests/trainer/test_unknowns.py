@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from trainer.evaluate import unknowns
 from trainer.evaluate.unknowns import KEPT_SHARE, class_means, find_unknowns
 from trainer.recipe.part import Seen
 
@@ -94,6 +95,38 @@ def test_two_classes_leave_nothing_to_be_unsure_between():
     )
     assert (found.scores(probabilities_of(validation), validation.features) <= 1).mean() >= KEPT_SHARE
     json.dumps(facts, allow_nan=False)
+
+
+def test_of_many_classes_some_are_left_out(monkeypatch):
+    """As many as cost little, spread evenly, the others have no figure, and the sentence and the progress say so."""
+    monkeypatch.setattr(unknowns, "MOST_LEFT_OUT", 3)
+    training, validation, test = parts(12 * np.eye(7))
+    told = []
+    found = find_unknowns(
+        training,
+        validation,
+        test,
+        probabilities_of(validation),
+        label_count=7,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for auroc in (found.auroc, found.test_auroc):
+        for values in auroc.values():
+            assert [index for index, value in enumerate(values) if value is not None] == [0, 3, 6]
+    said = found.facts(list("abcdefg"), fine_tuned=False)["sentence"]
+    assert "with each of 3 of the 7 classes left out in turn" in said
+
+
+def test_a_head_that_starts_from_another_ends_where_one_from_nothing_does(monkeypatch):
+    """Starting from the head of all classes saves steps and leaves the figures."""
+    training, validation, test = parts(1.5 * np.eye(9)[:6])
+    warm = find_unknowns(training, validation, test, probabilities_of(validation), label_count=6)
+    fit = unknowns._head
+    monkeypatch.setattr(unknowns, "_head", lambda features, targets, _start=None: fit(features, targets))
+    cold = find_unknowns(training, validation, test, probabilities_of(validation), label_count=6)
+    assert warm.auroc["max_softmax"] == pytest.approx(cold.auroc["max_softmax"], abs=0.01)
+    assert warm.auroc["nearest_class_mean"] == cold.auroc["nearest_class_mean"]
 
 
 def test_a_class_without_test_images_has_no_figure():

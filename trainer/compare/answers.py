@@ -36,12 +36,14 @@ class Answers:
         labels: Its classes.
         test: SHA-256 -> what it said of that test photo.
         trained_on: SHA-256 of the photos that it was trained on.
+        groups_known: False where no rule grouped its photos: each is a group then, but bursts may be among them.
     """
 
     run: Path
     labels: tuple[str, ...]
     test: dict[str, Answer]
     trained_on: frozenset[str]
+    groups_known: bool
 
 
 def read_answers(run: Path) -> Answers:
@@ -67,11 +69,13 @@ def read_answers(run: Path) -> Answers:
             test[sha256[path]] = Answer(
                 path=path, label=row["label"], predicted=row["predicted"], group=split[path]["group"]
             )
+    metrics = read_json(run / "metrics.json")
     return Answers(
         run=run,
-        labels=tuple(read_json(run / "metrics.json")["labels"]),
+        labels=tuple(metrics["labels"]),
         test=test,
         trained_on=frozenset(sha256[path] for path, row in split.items() if row["part"] == "train"),
+        groups_known=metrics["split"]["rule"] != "none",
     )
 
 

@@ -77,13 +77,13 @@ class Comparison:
 
     Attributes:
         image_count: Photos compared.
-        group_count: Groups that they are of.
+        group_count: Groups that they are of; None where no rule grouped them in any run.
         runs: Each run's figures, in the order named.
         pairs: Each two of them.
     """
 
     image_count: int
-    group_count: int
+    group_count: int | None
     runs: list[Standing]
     pairs: list[Pair]
 
@@ -101,7 +101,7 @@ def compared(runs: Sequence[Answers], photos: Sequence[str]) -> Comparison:
     numbers = [(first, second) for first in range(len(runs)) for second in range(first + 1, len(runs))]
     tests = [mcnemar(*_only(right[first], right[second])) for first, second in numbers]
     corrected = holm([p for p, _ in tests])
-    group_count = int(groups.max()) + 1
+    group_count = int(groups.max()) + 1 if any(run.groups_known for run in runs) else None
     pairs = []
     for (first, second), (p, test), p_corrected in zip(numbers, tests, corrected, strict=True):
         pairs.append(
@@ -112,6 +112,7 @@ def compared(runs: Sequence[Answers], photos: Sequence[str]) -> Comparison:
                 groups=groups,
                 test=test,
                 values=(p, p_corrected),
+                doubt=warning(group_count),
             )
         )
     return Comparison(
@@ -131,9 +132,9 @@ def table(comparison: Comparison) -> str:
         f"{row.balanced_accuracy:>8.1%}"
         for row in comparison.runs
     ]
+    in_groups = "" if comparison.group_count is None else f" in {comparison.group_count} groups"
     lines.append(
-        f"on {comparison.image_count} test photos in {comparison.group_count} groups that all runs share"
-        f"{warning(comparison.group_count)}"
+        f"on {comparison.image_count} test photos{in_groups} that all runs share{warning(comparison.group_count)}"
     )
     lines += [
         f"{row.left_out_count} further test photos of {row.run} are not among them"
@@ -176,6 +177,7 @@ def _pair(
     groups: NDArray[np.int64],
     test: str,
     values: tuple[float, float],
+    doubt: str,
 ) -> Pair:
     only_first, only_second = _only(*right)
     gain = (only_second - only_first) / len(labels)
@@ -194,9 +196,7 @@ def _pair(
         test=test,
         better=better,
         classes=_classes(right, labels),
-        sentence=_sentence(
-            names, right, gain=gain, interval=interval, p=values[1], better=better, group_count=int(groups.max()) + 1
-        ),
+        sentence=_sentence(names, right, gain=gain, interval=interval, p=values[1], better=better, doubt=doubt),
     )
 
 
@@ -208,7 +208,7 @@ def _sentence(
     interval: tuple[float, float] | None,
     p: float,
     better: str | None,
-    group_count: int,
+    doubt: str,
 ) -> str:
     """What the pair's figures say; the better run first, else as named."""
     order = (1, 0) if better == names[1] else (0, 1)
@@ -223,7 +223,7 @@ def _sentence(
         bounds = f"95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
     return (
         f"{said}: {right[order[0]].mean():.1%} right against {right[order[1]].mean():.1%} on the same "
-        f"{len(right[0])} photos, {100 * gain:+.1f} points ({bounds}; McNemar's p {p:.2g}{warning(group_count)})"
+        f"{len(right[0])} photos, {100 * gain:+.1f} points ({bounds}; McNemar's p {p:.2g}{doubt})"
     )
 
 

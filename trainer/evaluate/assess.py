@@ -62,7 +62,16 @@ def assess(trained: "Trained", *, target_precision: float, report: Report) -> As
     thresholds = choose_thresholds(
         probabilities["val"], seen["val"].targets, label_count=len(labels), target_precision=target_precision
     )
-    unknowns = find_unknowns(training, seen["val"], seen["test"], probabilities["val"], label_count=len(labels))
+    unknowns = find_unknowns(
+        training,
+        seen["val"],
+        seen["test"],
+        probabilities["val"],
+        label_count=len(labels),
+        progress=lambda done, total: report.progress(
+            Progress(phase="unknowns", done=done, total=total, unit="classes left out")
+        ),
+    )
     unknown_scores = {part: unknowns.scores(probabilities[part], rows.features) for part, rows in seen.items()}
     measured: dict[str, Any] = {}
     for part, name in _PARTS.items():

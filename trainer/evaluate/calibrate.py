@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from .error_interval import error_interval
-from .intervals import LEAST_GROUPS, NO_INTERVAL, UNKNOWN_GROUPS, share_interval
+from .intervals import LEAST_GROUPS, NO_INTERVAL, share_interval
+from .paired import UNKNOWN_GROUPS
 
 #: Images below which an expected calibration error is not given: by chance alone it would be several points.
 LEAST_IMAGES = 200

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import binomtest, t
 
+from .paired import UNKNOWN_GROUPS
+
 #: Groups below which what differs between them says too little.
 LEAST_GROUPS = 30
 
 #: Why there is none.
 NO_INTERVAL = f"no honest interval: fewer than {LEAST_GROUPS} groups, and photos of a group are right or wrong together"
-
-#: What one is worth where nothing is known of groups.
-UNKNOWN_GROUPS = "as if each image were independent; bursts make it too narrow"
 
 Interval = list[float] | None
 
@@ -92,7 +91,7 @@ def intervals(
 
 def _sentence(count: int, unit_count: int, *, known: bool) -> str:
     if not known:
-        return f"Wilson's, as if each of the {count} images were independent; bursts make it too narrow"
+        return f"Wilson's of {count} images, {UNKNOWN_GROUPS}"
     if unit_count == count:
         return f"Wilson's, of {count} images that are each a group of their own"
     if unit_count >= LEAST_GROUPS:

@@ -15,6 +15,8 @@ from scipy.special import bdtr, chdtrc, stdtrit
 _EXACT_BELOW = 25
 #: Groups below which an interval is told with a warning: of simulated ones over twelve groups 91 in 100 held the truth.
 FEW_GROUPS = 30
+#: What an interval is worth where nothing is known of groups.
+UNKNOWN_GROUPS = "as if each image were independent; bursts make it too narrow"
 _TAIL = 0.975
 _NORMAL = 1.959963984540054
 
@@ -96,15 +98,24 @@ def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate
 def difference(first: NDArray[np.bool_], second: NDArray[np.bool_], groups: NDArray[np.int64]) -> Estimate:
     """How many more of the same photos `second` has right than `first`, as a share.
 
-    Two made-up photos, one that each alone has right, keep the interval honest where few differ. Source: Bonett and
-    Price (2012), here with groups in the place of photos. They say nothing of other groups, so the degrees of freedom
-    are those of the real ones.
+    Two made-up groups, one that each alone has right, keep the interval honest where few differ. Source: Bonett and
+    Price (2012), here with groups in the place of photos.
     """
-    values = second.astype(np.float64) - first
+    return with_made_up_groups((second.astype(np.float64) - first)[None], groups, most=1.0)
+
+
+def with_made_up_groups(values: NDArray[np.float64], groups: NDArray[np.int64], *, most: float) -> Estimate:
+    """The mean of `values`, as `estimate` has it, with two made-up groups more: all of one is `most`, of one `-most`.
+
+    Each has as many photos as groups have on average. They say nothing of other groups, so the degrees of freedom are
+    those of the real ones at most.
+    """
     units = np.unique(groups, return_inverse=True)[1]
     group_count = int(units.max()) + 1
-    found = estimate(np.append(values, [1.0, -1.0])[None], np.append(units, group_count + np.arange(2)))
-    return replace(found, degrees=float(group_count - 1))
+    size = max(1, round(len(units) / group_count))
+    made_up = np.tile(np.repeat([most, -most], size), (len(values), 1))
+    found = estimate(np.hstack([values, made_up]), np.append(units, group_count + np.repeat([0, 1], size)))
+    return replace(found, degrees=min(found.degrees, float(group_count - 1)))
 
 
 def joined(groupings: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -124,8 +135,10 @@ def joined(groupings: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
             return np.unique(labels, return_inverse=True)[1]
 
 
-def warning(group_count: int) -> str:
-    """The end of a sentence with an interval over so many groups, where they are few."""
+def warning(group_count: int | None) -> str:
+    """The end of a sentence with an interval over so many groups, where they are few; None: no rule made any."""
+    if group_count is None:
+        return f"; {UNKNOWN_GROUPS}"
     return f"; {group_count} groups of photos are few for an interval" if 1 < group_count < FEW_GROUPS else ""
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .finding import listed
-from .intervals import NO_INTERVAL, UNKNOWN_GROUPS, share_interval
+from .intervals import NO_INTERVAL, share_interval
+from .paired import UNKNOWN_GROUPS
 
 #: Validation images that a class's threshold must rest on: called the class, with its score or above.
 LEAST_CALLED = 10

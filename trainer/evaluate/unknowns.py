@@ -6,7 +6,7 @@ without scaling).
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
     from ..recipe.part import Seen
 
 Method = Literal["nearest_class_mean", "max_softmax"]
@@ -22,6 +24,8 @@ METHODS: tuple[Method, ...] = ("nearest_class_mean", "max_softmax")
 KEPT_SHARE = 0.95
 #: Training images of a class that means and heads are made of, at most.
 MOST_OF_A_CLASS = 40
+#: Classes that are left out in turn, at most: each costs a head over all others.
+MOST_LEFT_OUT = 40
 _WORDS = {"nearest_class_mean": "distance to the nearest class mean", "max_softmax": "one less the best score"}
 _STRENGTH = 0.01
 _SHORTEST = 1e-12
@@ -74,8 +78,8 @@ class Unknowns:
         method: The measure that told left-out classes better, on average over the classes.
         unit: What its raw value is divided by: `KEPT_SHARE` of the validation images have a score of at most 1 then.
         means: For distances; None where the measure needs none.
-        auroc: Of each method and class left out, on validation images; None where it cannot be had, empty with two
-            classes.
+        auroc: Of each method and class left out, on validation images; None where it cannot be had or was not
+            measured, empty with two classes.
         test_auroc: The same on test images.
     """
 
@@ -126,9 +130,11 @@ class Unknowns:
         shown = ", ".join(
             f"{_WORDS[method]} {'not measured' if mean is None else f'{mean:.2f}'}" for method, mean in means.items()
         )
+        count = len(self.auroc[self.method])
+        which = "each class" if count <= MOST_LEFT_OUT else f"each of {MOST_LEFT_OUT} of the {count} classes"
         flatters = "; this flatters, since the network was trained on the class left out, too" if fine_tuned else ""
         return (
-            f", chosen on validation; AUROC on test images with each class left out in turn, mean: {shown} (0.5 is "
+            f", chosen on validation; AUROC on test images with {which} left out in turn, mean: {shown} (0.5 is "
             f"chance, 1 perfect){flatters}"
         )
 
@@ -140,12 +146,19 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def find_unknowns(
-    training: "Seen", validation: "Seen", test: "Seen", probabilities: NDArray[np.float32], *, label_count: int
+    training: "Seen",
+    validation: "Seen",
+    test: "Seen",
+    probabilities: NDArray[np.float32],
+    *,
+    label_count: int,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Unknowns:
     """Compares the two measures by leaving each class out, and makes the better one ready.
 
-    A class is left out of the means, and out of a head fitted anew on the same training features. The backbone is the
-    one that was trained, with all classes where it was fine-tuned: what it tells apart is then measured too kindly.
+    A class is left out of the means, and out of a head fitted anew on the same training features; of many classes
+    `MOST_LEFT_OUT` are, spread evenly. The backbone is the one that was trained, with all classes where it was
+    fine-tuned: what it tells apart is then measured too kindly.
 
     Args:
         training: At most `MOST_OF_A_CLASS` images of each class; every class occurs.
@@ -153,16 +166,24 @@ def find_unknowns(
         test: What the choice is reported on.
         probabilities: Of validation as they are served, float32 [images, labels]; the score's unit is of these.
         label_count: Number of classes.
+        progress: Told how many classes were left out, of how many.
     """
-    auroc: dict[Method, list[float | None]] = {method: [] for method in METHODS}
-    test_auroc: dict[Method, list[float | None]] = {method: [] for method in METHODS}
     # Of two classes one is left: nothing to be unsure between, and no direction from the middle to its mean.
-    for label in range(label_count) if label_count > 2 else ():
-        measures = _without(training, label, label_count=label_count)
+    count = label_count if label_count > 2 else 0
+    auroc: dict[Method, list[float | None]] = {method: [None] * count for method in METHODS}
+    test_auroc: dict[Method, list[float | None]] = {method: [None] * count for method in METHODS}
+    chosen = np.linspace(0, count - 1, min(count, MOST_LEFT_OUT)).round().astype(int).tolist()
+    means = class_means(training.features, training.targets, label_count=label_count)
+    start = None
+    if count > 3:  # of three, two are left, and their head has one row for both
+        whole = _head((training.features - means.centre) / means.scale, training.targets)
+        start = np.column_stack([whole.coef_, whole.intercept_])
+    for done, label in enumerate(chosen, 1):
+        measures = _without(training, label, start, label_count=label_count)
         for part, found in ((validation, auroc), (test, test_auroc)):
             for each in METHODS:
-                found[each].append(_auroc(part.targets == label, measures[each](part.features)))
-    means = class_means(training.features, training.targets, label_count=label_count)
+                found[each][label] = _auroc(part.targets == label, measures[each](part.features))
+        progress(done, len(chosen))
     near, soft = (mean_of(auroc[each]) or 0.0 for each in METHODS)
     method: Method = "nearest_class_mean" if near > soft else "max_softmax"
     raw = _raw(method, probabilities, validation.features, means)
@@ -185,22 +206,40 @@ def _raw(
     return nearest
 
 
-def _without(training: "Seen", label: int, *, label_count: int) -> dict[Method, Any]:
-    """Both measures, made without one class: functions of features, float32 [images, features]."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+def _without(training: "Seen", label: int, start: NDArray[np.float32] | None, *, label_count: int) -> dict[Method, Any]:
+    """Both measures, made without one class: functions of features, float32 [images, features].
 
+    Args:
+        training: Images of all classes.
+        label: The class.
+        start: Weights and bias of a head of all classes, float32 [labels, features + 1]; None to start from nothing.
+        label_count: Number of all classes.
+    """
     kept = training.targets != label
     features, targets = training.features[kept], np.unique(training.targets[kept], return_inverse=True)[1]
     means = class_means(features, targets, label_count=label_count - 1)
-    head = LogisticRegression(C=_STRENGTH, max_iter=200)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        head.fit((features - means.centre) / means.scale, targets)
+    others = None if start is None else np.delete(start, label, axis=0)
+    head = _head((features - means.centre) / means.scale, targets, others)
     return {
         "nearest_class_mean": lambda rows: means.distances(rows).min(axis=1),
         "max_softmax": lambda rows: 1 - head.predict_proba((rows - means.centre) / means.scale).max(axis=1),
     }
+
+
+def _head(
+    features: NDArray[np.float32], targets: NDArray[np.int64], start: NDArray[np.float32] | None = None
+) -> "LogisticRegression":
+    """A head on standardised features; with the weights of another one to start from it is there in a few steps."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    head = LogisticRegression(C=_STRENGTH, max_iter=200, warm_start=True)
+    if start is not None:
+        head.coef_, head.intercept_ = start[:, :-1], start[:, -1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        head.fit(features, targets)
+    return head
 
 
 def _auroc(unknown: NDArray[np.bool_], scores: NDArray[np.float32]) -> float | None:

@@ -7,14 +7,14 @@ by the repeats.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data import Data
-from ..evaluate.paired import Estimate, estimate
+from ..evaluate.paired import Estimate, estimate, with_made_up_groups
 from .points import Point, in_order, weakest_class
 
 # The last doublings of the photos: what came long before them says little of what comes next.
@@ -33,17 +33,24 @@ class HeldOut:
         labels: The classes.
         targets: Class of each photo, int64 [photos].
         groups: Group of each photo, int64 [photos].
+        groups_known: False where no rule grouped them: each is a group then, but bursts may be among them.
     """
 
     labels: tuple[str, ...]
     targets: NDArray[np.int64]
     groups: NDArray[np.int64]
+    groups_known: bool
 
     @classmethod
     def of(cls, data: Data) -> "HeldOut":
         """The test part of `data`."""
         positions = data.positions("test")
-        return cls(labels=data.scan.labels, targets=data.targets(positions), groups=data.groups(positions))
+        return cls(
+            labels=data.scan.labels,
+            targets=data.targets(positions),
+            groups=data.groups(positions),
+            groups_known=data.known_groups(positions) is not None,
+        )
 
 
 def summarised(points: Sequence[Point], tested: HeldOut) -> dict[str, Any]:
@@ -56,7 +63,10 @@ def summarised(points: Sequence[Point], tested: HeldOut) -> dict[str, Any]:
     more = more_images(rows, right, tested.groups)
     return {
         "labels": list(tested.labels),
-        "test": {"image_count": len(tested.targets), "group_count": len(np.unique(tested.groups))},
+        "test": {
+            "image_count": len(tested.targets),
+            "group_count": len(np.unique(tested.groups)) if tested.groups_known else None,
+        },
         "sizes": rows,
         "more_images": more,
         "sentences": [more["sentence"], *_weakest_sentences(rows)],
@@ -124,7 +134,9 @@ def more_images(
     weights = centred / (centred**2).sum()
     values = np.sum([weight * right[index] for weight, index in zip(weights, chosen, strict=True)], axis=0)
     slope = estimate(values, groups)
-    interval = _slope_interval(values, groups, most=float(np.abs(weights).sum() / 2))
+    # The steepest slope that one photo can have.
+    steepest = float(np.abs(weights).sum() / 2)
+    interval = with_made_up_groups(values, groups, most=steepest).interval
     power = _power_law(counts[chosen], [right[index] for index in chosen])
     verdict = "unknown"
     if interval is not None:
@@ -138,23 +150,6 @@ def more_images(
         "power_law": power,
     }
     return facts | {"sentence": _more_sentence(facts, counts[chosen], photo_count=len(groups))}
-
-
-def _slope_interval(
-    values: NDArray[np.float64], groups: NDArray[np.int64], *, most: float
-) -> tuple[float, float] | None:
-    """The slope's 95 % interval, as in `paired.difference`: two made-up photos keep it honest where few photos differ.
-
-    Args:
-        values: Slope of each photo, float64 [repeats, photos].
-        groups: Group of each photo.
-        most: The steepest slope that one photo can have; the made-up ones have it, up and down.
-    """
-    units = np.unique(groups, return_inverse=True)[1]
-    last = int(units.max())
-    made_up = np.tile([most, -most], (len(values), 1))
-    found = estimate(np.hstack([values, made_up]), np.append(units, last + 1 + np.arange(2)))
-    return replace(found, degrees=min(found.degrees, float(last))).interval
 
 
 def _last_doublings(counts: NDArray[np.float64]) -> list[int]:

@@ -76,9 +76,10 @@ def result(summary: Mapping[str, Any], folder: Path) -> str:
             f"{row['macro_f1']:>8.3f}  {row['loss']:.3f}"
         )
     test, repeats = summary["test"], summary["sizes"][0]["repeats"]
+    in_groups = "" if test["group_count"] is None else f" in {test['group_count']} groups"
     lines.append(
-        f"means of {repeats} repeats with other training photos, all tested on the same {test['image_count']} photos "
-        f"in {test['group_count']} groups{warning(test['group_count'])}"
+        f"means of {repeats} repeats with other training photos, all tested on the same {test['image_count']} photos"
+        f"{in_groups}{warning(test['group_count'])}"
     )
     lines += [shown(sentence) for sentence in summary["sentences"]]
     lines.append(f"figures: {folder / 'study.csv'}, {folder / 'study.json'}; the curve: {folder / 'study.png'}")
