@@ -22,7 +22,7 @@ NOTES = [
 
 
 def pytest_collection_modifyitems(items):
-    """Marks what may share the machine: tests that start no server or job, and end nothing at a moment that matters."""
+    """Marks what may share the machine: tests that start no server and no job."""
     for item in items:
         where = item.path.relative_to(Path(__file__).parent)
         if where.parts[0] in {"benchmarks", "protos", "ratchets", "trainer"} and not where.match("test_jobs_*"):

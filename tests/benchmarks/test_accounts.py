@@ -9,7 +9,7 @@ WORK = "import sys; [sum(range(20_000_000))]; print('done', flush=True); sys.std
 
 def test_a_process_that_left_the_tree_still_counts():
     """A daemon of the server, no descendant of its first process any more, is found by its mark."""
-    stay = "import os, time; print(os.getpid(), flush=True); os.closerange(1, 3); time.sleep(60)"
+    stay = "import os, signal; print(os.getpid(), flush=True); os.closerange(1, 3); signal.pause()"
     leave = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {stay!r}], start_new_session=True)"
     environment = os.environ | {MARK: "one"}
     left = subprocess.run([sys.executable, "-c", leave], env=environment, check=True, capture_output=True, text=True)
