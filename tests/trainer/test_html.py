@@ -460,7 +460,7 @@ def test_nothing_is_said_to_be_left_out_of_two_classes(draw_run, tmp_path):
     text = page_of(run).text
     assert "Of two classes none can be left out." in text
     assert "The model file has highest score" in text
-    assert "Each class was left out in turn" not in text
+    assert "One class at a time was left out" not in text
     assert "Class left out" not in text
 
 

@@ -244,7 +244,7 @@ def _unknowns(metrics: Mapping[str, Any]) -> Iterator[Finding]:
         code="unknowns",
         severity="serious" if value < UNKNOWNS_UNSEEN else "advice",
         sentence=(
-            "photos of unknown classes are told poorly: with each class left out in turn, its photos were told from "
+            "photos of unknown classes are told poorly: with one class at a time left out, its photos were told from "
             f"known ones with an AUROC of {value:.2f} (0.5 is chance, 1 is always); collect them in a class of their "
             "own"
         ),
