@@ -142,11 +142,16 @@ def lines(result: dict[str, Any]) -> list[str]:
             _at_most(f"{factor:g}x: seconds until normal", row["seconds_until_normal"], 5),
             _at_most(f"{factor:g}x: share of work for dead calls", row["dead_share"], 0.01),
             f"{factor:g}x: memory of the server, MiB: {_memory(row['memory_mib'])}",
-            f"{factor:g}x: generator {row['generator_cores']:.2f} cores, {row['refusals_per_second']:g} refusals a "
-            f"second at {1000 * REFUSAL_SECONDS:g} ms, calls sent late by {row['late_p99_ms']} ms (p99), "
-            f"foreign cores {row['foreign_cores']}, outcomes {row['all_outcomes']}",
+            f"{factor:g}x: generator {row['generator_cores']:.2f} cores{_behind(row)}, "
+            f"{row['refusals_per_second']:g} refusals a second at {1000 * REFUSAL_SECONDS:g} ms, "
+            f"calls sent late by {row['late_p99_ms']} ms (p99), foreign cores {row['foreign_cores']}, "
+            f"outcomes {row['all_outcomes']}",
         ]
     return found
+
+
+def _behind(row: dict[str, Any]) -> str:
+    return "" if row.get("generator_first") else " (it did not go first: its own waits are in the times)"
 
 
 def _line(said: str, value: float | None, *, met: bool) -> str:

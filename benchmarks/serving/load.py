@@ -188,11 +188,26 @@ def _ended(process: int) -> bool:
         return True
 
 
+def go_first() -> bool:
+    """Has this thread, and those that it starts, run before all others (SCHED_RR); whether the system lets it.
+
+    For the open loop, where a call's time counts from when it was due: a server at work on all processors keeps a
+    generator on the same ones waiting, and that would count as the server's time. Linux (`autogroup`) serves late the
+    one of two sessions that uses little; 130 ms were seen. In a closed loop it would hand each answer back alone.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except (AttributeError, OSError):  # another system than Linux; or not allowed
+        return False
+    return True
+
+
 async def _main() -> None:
     load = Load(**json.load(sys.stdin))
+    first = {"generator_first": go_first()} if load.per_second else {}
     asked = caller(load.protocol, load.target, read(load.photos), timeout_seconds=load.timeout_seconds)
     try:
-        print(json.dumps(await Generator(load, asked).run()))
+        print(json.dumps(await Generator(load, asked).run() | first))
     finally:
         await asked.close()
 

@@ -1,5 +1,9 @@
 import asyncio
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 from serving.callers import Failed
 from serving.load import OK, REFUSED, WRONG, Generator, Load, Tally, measured
@@ -70,3 +74,13 @@ def test_only_what_ended_within_the_measured_time_counts():
     assert (row["images"], row["images_per_second"], row["p50_ms"], row["p99_ms"]) == (2, 2.0, 200.0, 400.0)
     assert row["outcomes"] == {OK: 2, WRONG: 1}
     assert row["all_outcomes"] == {OK: 4, WRONG: 1}
+
+
+def test_a_generator_goes_first_or_says_that_it_does_not():
+    """What `go_first` says is what the system has of it; in a process of its own, for nothing else is to go first."""
+    asked = "import os; from serving.load import go_first; print(go_first(), os.sched_getscheduler(0) == os.SCHED_RR)"
+    benchmarks = Path(__file__).resolve().parents[2] / "benchmarks"
+    path = os.pathsep.join([str(benchmarks), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.split() in (["True", "True"], ["False", "False"])

@@ -60,3 +60,10 @@ def test_each_line_says_whether_it_is_met(monkeypatch):
     assert len(said) == 3
     none = flood(monkeypatch, refused_p99_ms=None)
     assert [line for line in lines(good | {"floods": [none]}) if "NOT met, none" in line]
+
+
+def test_a_generator_that_waited_is_told(monkeypatch):
+    """Its waits for a processor are in the times, so the page says that it had some."""
+    for first, said in ((True, 0), (False, 1)):
+        result = {**NORMAL, "max_queue_ms": 500.0, "floods": [flood(monkeypatch, generator_first=first)]}
+        assert sum("did not go first" in line for line in lines(result)) == said
