@@ -210,7 +210,7 @@ class Batcher:
         alone = arrangement.shared is None or (offer.whole and self.image_count == 1)
         size = self._limits.max_batch
         if not alone:
-            size = min(self.pace.loaded_count(), math.ceil(len(self._queue) / offer.free))
+            size = min(self.pace.share(self.image_count), math.ceil(len(self._queue) / offer.free))
         images = self._queue.take(size)
         self._due = min(max(0, self._due - len(images)), len(self._queue))
         if len(self._queue) and self._limits.max_delay_seconds and not self._due:

@@ -1,5 +1,6 @@
 """How long a model's images take: measured at warm-up, followed while it serves."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ _WEIGHT = 0.2  # of the newest observation in a moving average
 _LARGEST_RATIO = 20.0
 # A lane that decodes takes no more images at once than this allows: all wait for the last one of their batch.
 _LONGEST_DECODE_SECONDS = 0.25
+# Handing a batch over costs about a millisecond, so small ones pay only where a run takes long.
+_SHORTEST_BATCH_SECONDS = 0.05
 _MARGIN_QUANTILE, _MARGIN_STEP_SECONDS = 0.98, 0.01
 
 
@@ -102,6 +105,16 @@ class Pace:
         if self._decode_threads or not self._decode:
             return count
         return min(count, max(1, int(_LONGEST_DECODE_SECONDS / self._decode)))
+
+    def share(self, image_count: int) -> int:
+        """Most images in a batch while there are `image_count`, those that run included: half of a lane's part of them.
+
+        Then a lane finds the next batch waiting when its own has ended, and no image waits for a large batch where two
+        small ones take as long. None is made smaller than what takes `_SHORTEST_BATCH_SECONDS`.
+        """
+        half = math.ceil(image_count / (2 * self.arrangement.lane_count))
+        seconds_an_image = max(1e-6, self.batch_seconds(2, alone=False) / 2)
+        return min(self.loaded_count(), max(half, math.ceil(_SHORTEST_BATCH_SECONDS / seconds_an_image)))
 
     def wait_seconds(self, *, ahead: float, rests: Sequence[float], model_count: int = 1) -> float:
         """How much later than from an idle server one more image's answer is expected.

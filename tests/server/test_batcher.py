@@ -662,6 +662,29 @@ def test_a_lane_that_decodes_takes_longer_and_fewer():
     assert beside.loaded_count() == 4
 
 
+def test_a_batch_is_half_of_a_lanes_part():
+    """So the next one waits already when a lane is free; many images make full batches, and short runs large ones."""
+    pace = Pace(arrangement(2, seconds=0.02))
+    assert [pace.share(count) for count in (1, 4, 8, 9, 12, 13, 32)] == [2, 2, 2, 3, 3, 4, 4]
+    assert [Pace(arrangement(2, seconds=0.05)).share(count) for count in (1, 4, 5)] == [1, 1, 2]
+    assert [Pace(arrangement(2, seconds=0.001)).share(count) for count in (1, 8)] == [4, 4]
+    pace.observe_decode(0.2)  # as long as a batch may decode
+    assert pace.share(32) == 1
+
+
+async def test_lanes_find_the_next_batch_waiting():
+    """Eight images whose runs take long: two lanes take two each, and two each are left for when these have ended."""
+    held = Held()
+    queue = batcher(held, lanes=lanes_of(2), arranged=arrangement(2, seconds=0.02))
+    tasks = [asyncio.create_task(classify(queue, number)) for number in range(8)]
+    await held.running(2)
+    assert sorted(held.batches) == [[0, 1], [2, 3]]
+    held.go.set()
+    await asyncio.gather(*tasks)
+    assert sorted(held.batches) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    await queue.close()
+
+
 def test_the_wait_is_that_for_the_lane_that_comes_next():
     """Batches go to the lanes in the order in which these become free."""
     lanes = Pace(arrangement(2, seconds=0.01))
