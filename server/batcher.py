@@ -112,8 +112,9 @@ class Batcher:
         Raises:
             QueueFull: No room, or (calls only) a wait beyond the limit; says when to come back.
         """
-        now = self.wait_seconds(caller)
-        expected = 0.0 if lane is Lane.STREAM else now if wait_seconds is None else wait_seconds
+        # A stream waits for its turn whatever the wait is.
+        now = 0.0 if lane is Lane.STREAM else self.wait_seconds(caller)
+        expected = now if wait_seconds is None else wait_seconds
         ticket = self._places.admit(
             byte_count,
             lane=lane,

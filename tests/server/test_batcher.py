@@ -681,7 +681,9 @@ async def test_lanes_find_the_next_batch_waiting():
     assert sorted(held.batches) == [[0, 1], [2, 3]]
     held.go.set()
     await asyncio.gather(*tasks)
-    assert sorted(held.batches) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    # How long the first took decides whether the last go alone.
+    assert max(map(len, held.batches)) == 2
+    assert sorted(number for batch in held.batches for number in batch) == list(range(8))
     await queue.close()
 
 
