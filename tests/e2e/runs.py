@@ -32,10 +32,10 @@ from trapline.errors import TraplineError
 
 
 class Listed:
-    """A report that lists what it is told, and fills a disk or kills its process when it is told one thing."""
+    """A report that lists what it is told; told one thing, it fills a disk, or starves or kills its process."""
 
-    def __init__(self, events=None, die_at=None, fill_at=None):
-        self._events, self._die_at, self._fill_at = events, die_at, fill_at
+    def __init__(self, events=None, die_at=None, fill_at=None, starve_at=None):
+        self._events, self._die_at, self._fill_at, self._starve_at = events, die_at, fill_at, starve_at
 
     def say(self, sentence):
         """Takes `say SENTENCE`."""
@@ -54,8 +54,20 @@ class Listed:
             _, filler, left = self._fill_at
             self._fill_at = None
             Path(filler).write_bytes(bytes(shutil.disk_usage(Path(filler).parent).free - left))
+        if self._starve_at and name.startswith(self._starve_at[0]):
+            starve(self._starve_at[1])
+            self._starve_at = None
         if name == self._die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def starve(mib):
+    """From now on this process may take so much more address space than it has."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + mib * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    # Few threads, whose stacks would count.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def listed(arguments, report):
@@ -81,14 +93,8 @@ def child(job):
         os.chdir(job["folder"])
     for name in [name for name in os.environ if name.startswith("TRAINER_")]:
         del os.environ[name]
-    if "address_space_mib" in job:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + job["address_space_mib"] * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        # Few threads, whose stacks would count.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     try:
-        watched = {name: job[name] for name in ("events", "die_at", "fill_at") if name in job}
+        watched = {name: job[name] for name in ("events", "die_at", "fill_at", "starve_at") if name in job}
         if watched:
             code = listed(job["arguments"], Listed(**watched))
         else:
