@@ -4,8 +4,8 @@ One JSON object a line on standard input: `arguments` (of `trainer`), `log` (fil
 `events` (file that lists what the run reported, one event a line), `die_at` (such an event, at which the run kills
 itself as `kill -9` does), `fill_at` (how an event begins, a file that is written at the first such one, and how many
 bytes it leaves on its disk), `starve_at` (how an event begins, and how many MiB of address space the process may take
-from then on) or `folder` (where it runs). Two lines on standard output: the process's id when it starts, its exit status when it ended (as
-Popen.returncode has it).
+from then on) or `folder` (where it runs). Two lines on standard output: the process's id when it starts, its exit
+status when it ended (as Popen.returncode has it).
 """
 
 import json
